@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+
+from trtenv.errors import UsageError
+from trtenv.spec.build import (
+    parse_compute_capabilities,
+    parse_precision,
+    parse_size,
+    parse_tactic_sources,
+)
+from trtenv.spec.model import parse_model
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1024", 2**30),
+        ("4G", 2**32),
+        ("512M", 2**29),
+        ("1.5g", 3 * 2**29),
+        ("64KiB", 2**16),
+        ("100B", 100),
+    ],
+)
+def test_sizes_are_trtexecs_mebibytes_unless_a_unit_says_otherwise(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "4T", "-1", "0", "G", "1e9", "99999999999G"])
+def test_bad_sizes_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_size(text)
+
+
+def test_compute_capabilities_in_all_spellings_are_sorted() -> None:
+    assert parse_compute_capabilities("8.9,sm86,75,sm_120") == ("7.5", "8.6", "8.9", "12.0")
+
+
+@pytest.mark.parametrize("text", ["8", "8.6.1", "ampere"])
+def test_bad_compute_capabilities_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_compute_capabilities(text)
+
+
+def test_tactic_sources_in_trtexecs_grammar() -> None:
+    assert parse_tactic_sources("-CUBLAS,+cudnn") == {"CUBLAS": False, "CUDNN": True}
+
+
+@pytest.mark.parametrize("text", ["CUBLAS", "-MAGIC"])
+def test_bad_tactic_sources_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_tactic_sources(text)
+
+
+def test_precision_knows_its_words() -> None:
+    assert parse_precision("FP16") == "fp16"
+    with pytest.raises(UsageError, match="not known"):
+        parse_precision("half")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "stem"),
+    [
+        ("torchvision:resnet18", "torchvision", "resnet18", "resnet18"),
+        ("ultralytics:yolo11n.pt", "ultralytics", "yolo11n.pt", "yolo11n"),
+        ("yolov5:yolov5s.pt", "yolov5", "yolov5s.pt", "yolov5s"),
+    ],
+)
+def test_models_by_prefix(text: str, kind: str, name: str, stem: str) -> None:
+    found = parse_model(text)
+    assert (found.kind, found.name, found.stem, found.path) == (kind, name, stem, None)
+
+
+def test_factory_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my net.py"
+    file.touch()
+    found = parse_model(f"{file}:make")
+    assert (found.kind, found.path, found.name, found.stem) == (
+        "python",
+        file,
+        "make",
+        "my net-make",
+    )
+    assert parse_model(f"{file}:model").stem == "my net"
+
+
+def test_file_without_a_factory_is_told_how(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.touch()
+    with pytest.raises(UsageError, match="names no factory"):
+        parse_model(str(file))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".onnx", "onnx"), (".pt2", "exported"), (".ts", "torchscript"), (".pth", "pickle")],
+)
+def test_models_by_suffix(tmp_path: Path, suffix: str, kind: str) -> None:
+    file = tmp_path / f"net{suffix}"
+    file.touch()
+    assert parse_model(str(file)).kind == kind
+
+
+@pytest.mark.parametrize("text", ["nothing.onnx", "nothing.py:f", "model.h5", "", "torchvision:"])
+def test_what_is_no_model_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_model(text)
+
+
+def test_folder_is_no_model(tmp_path: Path) -> None:
+    folder = tmp_path / "net.onnx"
+    folder.mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        parse_model(str(folder))

@@ -1,0 +1,5 @@
+"""`python -m trtenv` is `trtenv`."""
+
+from trtenv.cli import main
+
+main()

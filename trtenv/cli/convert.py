@@ -1,0 +1,229 @@
+"""export, build and convert: from a model to stamped engines."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trtenv import console
+from trtenv.cli.jobflags import AnswerFlags, BuildFlags, ExportFlags, ShapeFlags, TargetFlags
+from trtenv.cli.options import RunFlags, takes
+from trtenv.errors import UsageError
+from trtenv.pipeline.convert import Outcome, Target, Work, carry_out, export_place, plan_engines
+from trtenv.pipeline.export import choose_max_opset
+from trtenv.pipeline.place import Place
+from trtenv.spec.build import BuildSpec
+from trtenv.spec.model import BY_SUFFIX, parse_model
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(convert)
+    app.command()(export)
+    app.command()(build)
+
+
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+KNOWN_SUFFIXES = (*ENGINE_SUFFIXES, *BY_SUFFIX, ".py", ".safetensors", ".json", ".log")
+MODEL = typer.Argument(
+    help="FILE.py:FACTORY, torchvision:NAME, ultralytics:FILE, yolov5:FILE, or a .onnx, .pt, .ts or "
+    ".pt2 file.",
+    metavar="MODEL",
+)
+Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
+
+
+@takes(
+    target=TargetFlags,
+    shape=ShapeFlags,
+    build_=BuildFlags,
+    export_=ExportFlags,
+    run=RunFlags,
+    answer=AnswerFlags,
+)
+def convert(
+    model: Annotated[str, MODEL],
+    output: Output = None,
+    *,
+    target: TargetFlags,
+    shape: ShapeFlags,
+    build_: BuildFlags,
+    export_: ExportFlags,
+    run: RunFlags,
+    answer: AnswerFlags,
+) -> None:
+    """Export MODEL and build an engine for each target; the ONNX is kept. -o names a folder."""
+    ref, shapes = parse_model(model), shape.parsed()
+    if ref.kind == "onnx" and export_ != ExportFlags():
+        raise UsageError(
+            f"`{model}` is ONNX already: nothing is exported",
+            hint="drop the options of the export: --weights, --opset, --exporter and the like",
+        )
+    folder = output_folder(output)
+    settings = run.settings(force=answer.force, dry_run=answer.dry_run)
+    spec = build_.spec(shapes)
+    plans, refused = plan_engines(
+        target.targets(),
+        spec,
+        settings,
+        lambda place, wanted: folder / place.engine_name(ref.stem, wanted),
+    )
+    if not plans:
+        finish(refused, answer)
+    onnx = ref.path if ref.kind == "onnx" and ref.path else folder / f"{ref.stem}.onnx"
+    work = Work(
+        onnx=onnx, export=None, export_place=None, plans=tuple(plans), refused=tuple(refused)
+    )
+    if ref.kind != "onnx":
+        versions = [plan.place.target for plan in plans]
+        limit = choose_max_opset(versions, export_.opset)
+        exported = export_.spec(ref, shapes, limit, onnx)
+        place = export_place(exported, plans, settings, export_.export_env)
+        work = replace(work, export=exported, export_place=place)
+    perform(work, answer)
+
+
+@takes(shape=ShapeFlags, target=TargetFlags, export_=ExportFlags, run=RunFlags, answer=AnswerFlags)
+def export(
+    model: Annotated[str, MODEL],
+    output: Output = None,
+    *,
+    shape: ShapeFlags,
+    target: TargetFlags,
+    export_: ExportFlags,
+    run: RunFlags,
+    answer: AnswerFlags,
+) -> None:
+    """Export MODEL to a checked ONNX file. --trt and --env name what it will be built for."""
+    ref, shapes = parse_model(model), shape.parsed()
+    if ref.kind == "onnx":
+        raise UsageError(f"`{model}` is ONNX already", hint=f"trtenv build {model}")
+    settings = run.settings(force=answer.force, dry_run=answer.dry_run)
+    asked = target.targets()
+    plans, refused = plan_engines(
+        [entry for entry in asked if entry != Target()],
+        BuildSpec(),
+        settings,
+        lambda place, _: Path(place.environment.name),
+    )
+    if refused:
+        finish(refused, answer)
+    versions = [plan.place.target for plan in plans]
+    file = output_file(output, (".onnx",)) or output_folder(output) / f"{ref.stem}.onnx"
+    spec = export_.spec(ref, shapes, choose_max_opset(versions, export_.opset), file)
+    place = export_place(spec, plans, settings, export_.export_env)
+    perform(Work(onnx=spec.output, export=spec, export_place=place, plans=()), answer)
+
+
+@takes(target=TargetFlags, shape=ShapeFlags, build_=BuildFlags, run=RunFlags, answer=AnswerFlags)
+def build(
+    onnx: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="MODEL.onnx")],
+    output: Output = None,
+    *,
+    target: TargetFlags,
+    shape: ShapeFlags,
+    build_: BuildFlags,
+    run: RunFlags,
+    answer: AnswerFlags,
+) -> None:
+    """Build an engine from an ONNX file. -o names the engine, or a folder for several targets."""
+    ref = parse_model(str(onnx))
+    if ref.kind != "onnx" or ref.path is None:
+        raise UsageError(f"`{onnx}` is no ONNX file", hint=f"trtenv convert {onnx}")
+    settings = run.settings(force=answer.force, dry_run=answer.dry_run)
+    targets = list(dict.fromkeys(target.targets()))
+    file = output_file(output, ENGINE_SUFFIXES)
+    if file and len(targets) > 1:
+        raise UsageError(f"`{file}` names one engine, and there are {len(targets)} targets")
+    folder = Path() if file else output_folder(output)
+
+    def name(place: Place, spec: BuildSpec) -> Path:
+        return file or folder / place.engine_name(ref.stem, spec)
+
+    plans, refused = plan_engines(targets, build_.spec(shape.parsed()), settings, name)
+    if not plans:
+        finish(refused, answer)
+    perform(
+        Work(
+            onnx=ref.path,
+            export=None,
+            export_place=None,
+            plans=tuple(plans),
+            refused=tuple(refused),
+        ),
+        answer,
+    )
+
+
+def output_file(output: Path | None, suffixes: Sequence[str]) -> Path | None:
+    """-o, where it names a file of this kind; None where it names a folder, or nothing."""
+    named = output is not None and not output.is_dir() and output.suffix in suffixes
+    return output if named else None
+
+
+def output_folder(output: Path | None) -> Path:
+    """-o, where it names a folder; what looks like a file of another kind is a mistake."""
+    if output and not output.is_dir() and (output.exists() or output.suffix in KNOWN_SUFFIXES):
+        raise UsageError(f"`{output}` is no folder", hint="name a folder with -o")
+    return output or Path()
+
+
+def perform(work: Work, answer: AnswerFlags) -> None:
+    if answer.dry_run:
+        from trtenv.pipeline.dryrun import describe
+
+        show_jobs(describe(work), work.refused, answer)
+    else:
+        finish(carry_out(work), answer)
+
+
+def show_jobs(jobs: list[dict[str, Any]], refused: Sequence[Outcome], answer: AnswerFlags) -> None:
+    if answer.json:
+        console.document(
+            {"dry_run": True, "jobs": jobs, "refused": [entry.to_dict() for entry in refused]}
+        )
+    else:
+        for job in jobs:
+            where = f"{job['kind']} in {job['environment']} ({job['runner']})"
+            console.data(f"# {where}: {job['reason']}")
+            console.data(console.to_json({"kind": job["kind"], "params": job["params"]}))
+            console.data(job["command"])
+    end_with(refused)
+
+
+def finish(outcomes: Sequence[Outcome], answer: AnswerFlags) -> None:
+    """Print what came out; with any failure the exit code is the first failure's."""
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if answer.json:
+        console.document({"outcomes": [outcome.to_dict() for outcome in outcomes]})
+    elif len(outcomes) == 1 and failed and failed[0].error:
+        raise failed[0].error
+    else:
+        console.table(
+            ("TARGET", "RESULT", "SIZE", "SECONDS", "FILE"), [_row(entry) for entry in outcomes]
+        )
+    end_with(failed)
+
+
+def end_with(failed: Sequence[Outcome]) -> None:
+    """Say each error; the exit code is the first one's."""
+    errors = [outcome.error for outcome in failed if outcome.error]
+    for error in errors:
+        console.error(error)
+    if errors:
+        raise typer.Exit(errors[0].exit_code)
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    if outcome.error:
+        return outcome.target, "failed", "-", "-", "-"
+    stamp = outcome.stamp
+    seconds = stamp.get("build", {}).get("seconds")
+    return (
+        outcome.target,
+        "unchanged" if outcome.unchanged else "made",
+        f"{stamp.get('size', 0) / 1e6:.1f} MB",
+        "-" if seconds is None else f"{seconds:.1f}",
+        str(outcome.output),
+    )
