@@ -41,9 +41,10 @@ def polygraphy_environment() -> Path:
 
 
 def run(*argv: str, **variables: str) -> None:
-    done = subprocess.run(
-        argv, env={**os.environ, **variables}, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, **variables}
+    # pip compiles what it installs; an editable trtenv needs the right to do so itself.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(argv)} failed:\n{done.stdout}{done.stderr}")
 

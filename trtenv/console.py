@@ -19,6 +19,10 @@ def set_verbose(*, on: bool) -> None:
     _verbose = on
 
 
+def is_verbose() -> bool:
+    return _verbose
+
+
 def colour() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 

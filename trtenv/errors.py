@@ -14,8 +14,10 @@ TrtenvError                     1
 +- JobFailed                    6   export, build or another job ended without its result
 |  +- OutOfMemory
 +- ArtifactError                7   a file is not what it should be: cut, foreign, stamp differs
++- ModelRefused                 8   this TensorRT cannot take the model, as far as tables know
 
-130 is Ctrl-C. Anything else is a bug of trtenv and shows its traceback.
+9 is `lint --strict` of a model that is risky. 130 is Ctrl-C. Anything else is a bug of trtenv and
+shows its traceback.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = [
     "HostError",
     "InterpreterMissing",
     "JobFailed",
+    "ModelRefused",
     "NotLocked",
     "OutOfMemory",
     "OutputBusy",
@@ -114,3 +117,7 @@ class OutOfMemory(JobFailed):
 
 class ArtifactError(TrtenvError):
     exit_code = 7
+
+
+class ModelRefused(TrtenvError):
+    exit_code = 8

@@ -16,6 +16,7 @@ from typing import Any
 import docker
 import pytest
 from daemons import Engine, wait_for
+from wheelhouse import make_wheel
 
 from trtenv.catalog.load import load_catalog
 from trtenv.catalog.model import Environment
@@ -155,6 +156,31 @@ def test_an_extra_package_leaves_the_layers_before_it_alone(
     fresh = [image for image in stages if image["Created"] >= int(started)]
     # The extra package, and the step after it; the four steps before come from the cache.
     assert len(fresh) <= 2 < len(stages)
+
+
+@pytest.mark.parametrize(
+    "engine", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True
+)
+def test_torchvision_is_added_to_the_torch_that_is_there(
+    client: docker.DockerClient, plan: ImagePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path, "torch", "99.0.7+cpu")
+    for build in ("", "+cpu"):
+        make_wheel(tmp_path, "torchvision", f"99.1.7{build}", "torch==99.0.7")
+        make_wheel(tmp_path, "torchvision", f"99.2.0{build}", "torch==99.1.0")
+    found = pip.user_settings() | {"find-links": [str(tmp_path)]}
+    monkeypatch.setattr(pip, "user_settings", lambda: found)
+    environment = dataclasses.replace(SMALL, torch_requirements=("torch==99.0.7",))
+    plain = dataclasses.replace(plan, environment=environment, torch=True)
+    vision = dataclasses.replace(plain, packages=("torchvision",))
+    build_image(plain, client)
+    tag = build_image(vision, client)
+    code = "import torch, torchvision; print(torch.__version__, torchvision.__version__)"
+    assert run(client, tag, "python3", "-c", code) == "99.0.7+cpu 99.1.7+cpu\n"
+    options = RunOptions(pull=False, needs_torch=True)
+    needs = dataclasses.replace(options, needs_packages=("torchvision",))
+    assert ensure_image(environment, client, needs).removeprefix("docker.io/") == tag
+    assert ensure_image(environment, client, options).removeprefix("docker.io/") == plain.tag
 
 
 def test_what_pip_says_reaches_the_user(client: docker.DockerClient, plan: ImagePlan) -> None:

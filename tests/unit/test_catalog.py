@@ -170,7 +170,7 @@ def test_facts_carry_source_and_confidence_of_the_tensorrt_version(catalog: Cata
 def test_json_has_every_key_and_only_plain_values(catalog: Catalog) -> None:
     for env in catalog.values():
         document = env.to_dict()
-        assert {*KEYS, "origin"} == document.keys()
+        assert {*KEYS, "on_demand", "origin"} == document.keys()
         assert document == json.loads(json.dumps(document))
 
 
@@ -259,6 +259,17 @@ def test_a_name_may_not_occur_in_two_files_of_a_folder(tmp_path: Path) -> None:
         load_catalog([tmp_path])
 
 
+def test_environments_are_added_or_replaced(tmp_path: Path) -> None:
+    write(tmp_path, MINE)
+    other = Environment(name="another", image="x:1")
+    catalog = load_catalog([tmp_path])
+    assert list(catalog.replaced([other])) == ["another", "mine"]
+    moved = Environment(name="mine", image="x:2")
+    found = catalog.replaced([other]).replaced([moved])
+    assert (len(found), found["mine"], found["another"]) == (2, moved, other)
+    assert catalog["mine"].image == "registry.local/mine:1"
+
+
 def test_text_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"# \xff\n")
     with pytest.raises(UsageError, match=r"x\.toml: not UTF-8"):
@@ -288,12 +299,21 @@ def test_cache_is_used_while_the_file_stays_and_never_after(tmp_path: Path) -> N
     path = settled(write(tmp_path / "images", MINE))
     load_catalog([path.parent], cache=cache)
     document = json.loads(cache.read_text(encoding="utf-8"))
-    document["files"][str(path)][2]["environment"][0]["cuda"] = "99.9"
+    document["files"][str(path)][2]["mine"]["cuda"] = "99.9"
     cache.write_text(json.dumps(document), encoding="utf-8")
     assert load_catalog([path.parent], cache=cache)["mine"].cuda == "99.9"
 
     write(path.parent, MINE + 'cuda = "11.8"\n')
     assert load_catalog([path.parent], cache=cache)["mine"].cuda == "11.8"
+
+
+def test_a_cached_name_may_not_occur_in_a_new_file_of_its_folder(tmp_path: Path) -> None:
+    cache = tmp_path / "catalog.json"
+    path = settled(write(tmp_path / "images", MINE, "a.toml"))
+    load_catalog([path.parent], cache=cache)
+    write(path.parent, MINE, "b.toml")
+    with pytest.raises(UsageError, match=r"b\.toml.*defined twice.*a\.toml"):
+        load_catalog([path.parent], cache=cache)
 
 
 def test_a_change_within_one_tick_of_the_clock_is_seen(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_help_needs_nothing(capsys: pytest.CaptureFixture[str], argv: list[str])
         (["convert", "nothing.onnx"], 2, "model file `nothing.onnx` does not exist"),
         (["convert", "net.h5"], 2, "is no model"),
         (["convert", "torchvision:resnet18", "--shapes", "x:1xx"], 2, "is no shape"),
-        (["convert", "torchvision:resnet18", "--precision", "fp12"], 2, "precision `fp12`"),
+        (["convert", "torchvision:resnet18", "--precision", "fp12"], 2, "--precision: `fp12`"),
         (["convert", "torchvision:resnet18", "--workspace", "much"], 2, "is no size"),
         (["convert", "torchvision:resnet18", "--sm", "ampere"], 2, "is no compute capability"),
         (["convert", "torchvision:resnet18", "--runner", "lxc"], 2, "runner `lxc`"),

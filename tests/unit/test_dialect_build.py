@@ -1,65 +1,258 @@
-import pytest
+"""What is said to trtexec and to the Python API, word for word, from TensorRT 7.0 to 11.4."""
 
-from trtenv.dialect.build import _rows, translate
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from samples import OTHER_PROFILE, PROFILE, TENSORRT, VERSIONS, single_wishes, spec
+
+from trtenv.dialect.build import Translation, padded, study, translate
+from trtenv.dialect.trtexec import NEWEST, REPEATABLE, flags
 from trtenv.errors import UsageError
 from trtenv.spec.build import BuildSpec
 
-VERSIONS = [
-    "7.0",
-    "7.2.1",
-    "8.0",
-    "8.4",
-    "8.5.3.1",
-    "8.6.0",
-    "9.3",
-    "10.0",
-    "10.13",
-    "11.0",
-    "11.4",
-]
+# The same wishes through every version, together as users give them.
+SPECS = (
+    spec(),
+    spec("--explicit-batch"),
+    spec("--explicit-batch --precision fp16", profiles=(PROFILE,)),
+    spec("--precision fp16 --input-io-formats fp16:chw --output-io-formats fp16:chw"),
+    spec("--precision fp32 --workspace 4G", profiles=(PROFILE,)),
+    spec("--workspace 1024 --avg-timing 16 --min-timing 2"),
+    spec("--precision best --sparsity enable", profiles=(PROFILE, OTHER_PROFILE)),
+    spec("--precision int8 --precision-constraints obey --layer-precisions conv1:fp16,fc:fp32"),
+    spec("--precision fp16 --keep-fp32 conv1,fc"),
+    spec("--precision fp16 --strongly-typed --keep-fp32 conv1"),
+    spec("--precision bf16 --builder-optimization-level 5 --max-aux-streams 0"),
+    spec("--mem-pool-size workspace:2G,dlaSRAM:1,tacticSharedMem:1 --use-dla-core 0"),
+    spec("--tactic-sources -CUBLAS,-CUBLAS_LT,+CUDNN"),
+    spec("--tactic-sources +EDGE_MASK_CONVOLUTIONS,-JIT_CONVOLUTIONS --heuristic"),
+    spec("--preview +profileSharing0806,-aliasedPluginIO1003 --direct-io"),
+    spec("--version-compatible --exclude-lean-runtime --hardware-compatible ampere+"),
+    spec("--refit --strip-weights --allow-weight-streaming"),
+    spec(f"--static-plugins {__file__} {__file__} --profiling-verbosity detailed"),
+    spec("--timing-cache some.cache --skip-inference --no-cuda-graph --no-spin-wait"),
+    spec("--timing-cache none --duration 3 --warm-up 200 --iterations 10 --percentile 99"),
+    spec("--no-data-transfers --inf-streams 2 --avg-runs 5 --export-layer-info layers.json"),
+)
 
 
-def actions(version: str, flavour: str = "tensorrt", **spec: object) -> list[tuple[str, object]]:
-    found = translate(BuildSpec(**spec), flavour, version)  # type: ignore[arg-type]
-    return [
-        (step["do"], step.get("name") or step.get("value") or step.get("to"))
-        for step in found.steps
-    ]
+def through(backend: str, asked: BuildSpec, flavour: str, version: str) -> Translation:
+    return study(asked._replace(builder=backend), flavour, version)
 
 
-def test_fp16_is_a_flag_up_to_10_and_a_typed_graph_from_11_on() -> None:
-    assert ("set_flag", "FP16") in actions("10.13", precision="fp16")
-    assert actions("11.0", precision="fp16") == [("cast", "float16")]
-    assert actions("1.7", "tensorrt-rtx", precision="fp16") == [("cast", "float16")]
+def argv(asked: BuildSpec, version: str) -> list[str]:
+    found = translate(asked._replace(builder="trtexec"), "tensorrt", version)
+    return found.argv("resnet18_pytorch.onnx", "resnet_engine_pytorch.trt")
 
 
-def test_explicit_batch_is_asked_for_only_where_it_is_a_choice() -> None:
-    assert actions("8.6") == [("network_flag", "EXPLICIT_BATCH")]
-    assert actions("10.0") == []
+def check_known(said: Sequence[str], version: str) -> None:
+    """To this version, by the table of trtexec's flags: unknown and repeated ones end it."""
+    number = min(padded(version), (*NEWEST, 999))
+    names = [text.partition("=")[0] for text in said]
+    for name, text in zip(names, said, strict=True):
+        assert name in flags(), text
+        assert flags()[name].known_to(number), f"{text} in {version}"
+        assert not text.endswith("=")
+        assert "@" not in text.replace(__file__, "")
+        if name in ("--tacticSources", "--preview"):
+            assert re.fullmatch(r"--\w+=[+-]\w+(,[+-]\w+)*", text)
+    once = [name for name in names if name not in REPEATABLE]
+    assert len(once) == len(set(once)), said
 
 
-def test_workspace_becomes_a_memory_pool_in_8_4() -> None:
-    assert ("set", "max_workspace_size") in actions("8.2", workspace=2**30)
-    assert ("memory_pool", "WORKSPACE") in actions("8.4.1", workspace=2**30)
-    steps = translate(BuildSpec(workspace=5), "tensorrt", "8.5").steps
-    assert {"do": "memory_pool", "name": "WORKSPACE", "value": 5} in steps
+@pytest.mark.parametrize(("flavour", "version"), VERSIONS)
+def test_trtexec_knows_every_flag_that_it_is_given(flavour: str, version: str) -> None:
+    for asked in (*SPECS, *single_wishes()):
+        found = through("trtexec", asked, flavour, version)
+        check_known(found.flags, version)
+        for entry in found.refused:
+            assert entry.reason
+        if flavour == "tensorrt-rtx":
+            assert found.flags == ()  # there is no trtexec to say it to
 
 
-def test_builder_level_before_8_6_is_refused_with_who_can() -> None:
+def test_most_of_these_requests_are_possible_somewhere() -> None:
+    """Else the test above would hold of a dialect that refuses everything."""
+    possible = {
+        version: sum(
+            not through("trtexec", asked, "tensorrt", version).refused for asked in single_wishes()
+        )
+        for version in TENSORRT
+    }
+    every = len(list(single_wishes()))
+    assert possible["7.0"] > every * 0.3
+    assert possible["8.6"] > every * 0.6
+    assert possible["10.13"] > every * 0.7
+    assert possible["11.4"] > every * 0.6
+
+
+TUTORIAL = spec("--explicit-batch")
+FP16 = spec(
+    "--explicit-batch --precision fp16 --input-io-formats fp16:chw --output-io-formats fp16:chw"
+)
+FILES = "trtexec --onnx=resnet18_pytorch.onnx --saveEngine=resnet_engine_pytorch.trt"
+TYPED = "--inputIOFormats=fp16:chw --outputIOFormats=fp16:chw --fp16"
+
+
+@pytest.mark.parametrize(
+    ("asked", "version", "words"),
+    [
+        (TUTORIAL, "7.0", "--explicitBatch"),
+        (TUTORIAL, "7.2", "--explicitBatch"),
+        (TUTORIAL, "8.6", ""),
+        (TUTORIAL, "10.13", ""),
+        (TUTORIAL, "11.1", ""),
+        (FP16, "7.2", f"--explicitBatch {TYPED}"),
+        (FP16, "8.6", TYPED),
+        (FP16, "10.13", TYPED),
+        (FP16, "11.1", "--inputIOFormats=chw --outputIOFormats=chw"),
+        (spec(), "7.1", "--explicitBatch"),
+        (spec("--precision best"), "7.2", "--best"),
+        (spec("--precision best"), "10.13", "--best"),
+        (spec("--precision fp32"), "11.1", "--noTF32"),
+        (spec("--tactic-sources -CUBLAS,+CUBLAS_LT"), "7.2", "--tacticSources=-cublas,+cublasLt"),
+        (spec("--tactic-sources -CUBLAS,+CUDNN"), "8.6", "--tacticSources=-CUBLAS,+CUDNN"),
+        (spec("--precision fp16 --keep-fp32 a,b"), "8.6",
+         "--fp16 --layerPrecisions=a:fp32,b:fp32 --precisionConstraints=obey"),
+        (spec("--precision fp16 --keep-fp32 a --strongly-typed"), "10.13", "--stronglyTyped"),
+        (spec("--timing-cache some.cache"), "8.0", "--timingCacheFile={cwd}/some.cache"),
+        (spec("--skip-inference"), "8.5", "--buildOnly"),
+        (spec("--skip-inference"), "8.6", "--skipInference"),
+        (spec("--strip-weights"), "9.3", "--weightless"),
+        (spec("--strip-weights --refit"), "10.0", "--refit --stripWeights"),
+        (spec("--no-cuda-graph --data-transfers"), "10.13", ""),
+        (spec("--no-cuda-graph --data-transfers"), "11.1", "--noCudaGraph --includeDataTransfers"),
+        (spec("--profiling-verbosity detailed"), "8.0", "--nvtxMode=verbose"),
+        (spec("--profiling-verbosity detailed"), "8.2", "--profilingVerbosity=detailed"),
+    ],
+)  # fmt: skip
+def test_word_for_word(asked: BuildSpec, version: str, words: str) -> None:
+    assert " ".join(argv(asked, version)) == f"{FILES} {words.format(cwd=Path.cwd())}".strip()
+
+
+def test_what_no_flag_says_any_more_is_done_to_the_graph() -> None:
+    found = translate(FP16, "tensorrt", "11.1")
+    assert [step["do"] for step in found.graph] == ["input_types", "output_types", "cast"]
+    assert found.graph[0]["value"] == ["fp16"]
+    assert any("--explicit-batch" in note for note in found.notes)
+    rtx = translate(FP16, "tensorrt-rtx", "1.7")
+    assert rtx.graph == found.graph
+    assert [step["do"] for step in rtx.steps if "verbosity" not in step["name"]] == [
+        "io_formats"
+    ] * 2
+
+
+@pytest.mark.parametrize("version", TENSORRT)
+@pytest.mark.parametrize(("text", "mib"), [("1024", 1024), ("4G", 4096), ("512M", 512)])
+def test_workspace(version: str, text: str, mib: int) -> None:
+    asked = spec(f"--workspace {text}")
+    assert asked.wishes == {"workspace": mib * 2**20}
+    old = padded(version) < (8, 4)
+    flag = f"--workspace={mib}" if old else f"--memPoolSize=workspace:{mib}"
+    assert argv(asked, version)[-1] == flag
+    steps = through("api", asked, "tensorrt", version).steps
+    name = {"do": "set", "name": "max_workspace_size"}
+    new = {"do": "memory_pool", "name": "WORKSPACE"}
+    assert {**(name if old else new), "value": mib * 2**20} in steps
+    pooled = spec(f"--mem-pool-size workspace:{text}")
+    assert argv(pooled, version)[-1] == flag
+
+
+def test_a_fraction_of_a_mib_is_not_cut_off() -> None:
+    assert argv(spec("--workspace 512K"), "8.4")[-1] == "--memPoolSize=workspace:0.5"
+    with pytest.raises(UsageError, match=r"whole MiB, not 0\.5"):
+        argv(spec("--workspace 512K"), "8.2")
+    assert not study(spec("--workspace 512K"), "tensorrt", "8.2").refused  # the API takes bytes
+
+
+@pytest.mark.parametrize("version", TENSORRT)
+def test_one_profile_and_two(version: str) -> None:
+    one = argv(spec(profiles=(PROFILE,)), version)
+    shapes = [f"--{kind}Shapes=image:{size}x3x224x224" for kind, size in
+              (("min", 1), ("opt", 8), ("max", 16))]  # fmt: skip
+    assert one[-3:] == shapes
+    two = spec(profiles=(PROFILE, OTHER_PROFILE))
+    assert {"do": "profiles"} in through("api", two, "tensorrt", version).steps
+    if padded(version) < (9, 0):
+        with pytest.raises(UsageError, match="profiles"):
+            argv(two, version)
+    else:
+        said = argv(two, version)[3:]
+        assert said[:4] == ["--profile=0", *shapes]
+        assert said[4] == "--profile=1"
+        assert said[5] == "--minShapes=image:1x3x512x512"
+
+
+@pytest.mark.parametrize("version", TENSORRT)
+def test_batch_apart_from_the_shapes_is_refused_with_the_shapes_to_give(version: str) -> None:
+    for text in ("--batch 8", "--max-batch 8"):
+        with pytest.raises(UsageError, match="implicit batch") as caught:
+            translate(spec(text), "tensorrt", version)
+        assert "--shapes INPUT:" in (caught.value.hint or "")
+
+
+def test_pools_are_one_flag_and_plugins_are_many() -> None:
+    pools = argv(spec("--mem-pool-size workspace:2G,dlaSRAM:1,tacticSharedMem:1"), "10.13")
+    assert pools[3:] == ["--memPoolSize=dlaSRAM:1,tacticSharedMem:1,workspace:2048"]
+    plugins = argv(spec(f"--static-plugins {__file__} /dev/../{__file__}"), "8.5")
+    assert plugins[3:] == [f"--plugins={__file__}"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "flavour", "version", "reason", "hint"),
+    [
+        ("--builder-optimization-level 5", "tensorrt", "8.5.3.1", "come with TensorRT 8.6", "--heuristic"),
+        ("--heuristic", "tensorrt", "10.0", "gone in TensorRT 10", "--builder-optimization-level 2"),
+        ("--min-timing 2", "tensorrt", "10.0", "gone in TensorRT 10", "--avg-timing"),
+        ("--precision bf16", "tensorrt", "8.6", "comes with TensorRT 9.0", "--precision fp16"),
+        ("--precision best", "tensorrt", "11.0", "strongly typed networks only", "name the precision"),
+        ("--max-tactics 5", "tensorrt", "10.1", "no such thing", "tensorrt 10.4 on"),
+        ("--strongly-typed --precision fp16", "tensorrt", "8.6", "come with TensorRT 9.0", "obey"),
+        ("--native-instance-norm", "tensorrt", "8.6.0", "no such thing", "8.6.1"),
+        ("--use-dla-core 0", "tensorrt-rtx", "1.7", "does not use the DLA", "l4t"),
+        ("--sm 8.6", "tensorrt", "10.13", "builds for the GPU it runs on", "--hardware-compatible"),
+        ("--avg-runs 5", "tensorrt-rtx", "1.7", "no such thing", "tensorrt 7.0 on"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_why_and_what_to_ask_for(
+    text: str, flavour: str, version: str, reason: str, hint: str
+) -> None:
     with pytest.raises(UsageError) as caught:
-        translate(BuildSpec(builder_optimization_level=5), "tensorrt", "8.5.3.1")
-    assert "8.5.3.1 cannot do" in caught.value.message
-    assert "8.6" in (caught.value.hint or "")
+        translate(spec(text), flavour, version)
+    assert f"{flavour} {version} cannot do" in caught.value.message
+    assert reason in caught.value.message
+    assert hint in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("precision", ["tf32", "fp32", "fp16"])
-def test_each_precision_is_said_or_refused_for_each_version(version: str, precision: str) -> None:
-    translate(BuildSpec(precision=precision), "tensorrt", version)
+def test_what_the_api_cannot_say_goes_to_trtexec_and_back() -> None:
+    found = translate(spec("--sparsity force"), "tensorrt", "8.6")
+    assert found.builder == "trtexec"
+    assert "built by trtexec: the Python API cannot say --sparsity" in found.notes
+    assert translate(spec("--sparsity enable"), "tensorrt", "8.6").builder == "api"
+    with pytest.raises(UsageError, match="only trtexec can") as caught:
+        translate(spec("--sparsity force", builder="api"), "tensorrt", "8.6")
+    assert caught.value.hint == "--builder trtexec"
+    with pytest.raises(UsageError):  # nor is there a trtexec everywhere
+        translate(spec("--sparsity force"), "tensorrt", "8.6", ("api",))
 
 
-def test_every_row_has_a_source_and_known_keys() -> None:
-    known = {"option", "value", "flavour", "since", "until", "steps", "note", "source"}
-    for row in _rows():
-        assert row["source"]
-        assert set(row) <= known
+def test_raw_flags_are_trtexecs() -> None:
+    raw = spec("--precision fp16", extra=("--verbose", "--streams=2"))
+    found = translate(raw, "tensorrt", "8.6")
+    assert found.builder == "trtexec"
+    assert found.flags == ("--fp16", "--verbose", "--streams=2")
+    assert any("--streams is deprecated since 8.6.0" in note for note in found.notes)
+    with pytest.raises(UsageError, match="trtexec's own"):
+        translate(raw._replace(builder="api", extra=("--verbose",)), "tensorrt", "8.6")
+    with pytest.raises(UsageError, match="--fp16 is given twice"):
+        translate(raw._replace(extra=("--fp16",)), "tensorrt", "8.6")
+    with pytest.raises(UsageError, match="has none"):
+        translate(raw, "tensorrt-rtx", "1.7")
+
+
+@pytest.mark.parametrize(("flavour", "version"), [("tensorrt", "6.0.1"), ("tensorrt-rtx", "0.9")])
+def test_versions_before_the_tables_are_refused(flavour: str, version: str) -> None:
+    with pytest.raises(UsageError, match="nothing is known"):
+        translate(spec(), flavour, version)

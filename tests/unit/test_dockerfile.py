@@ -211,6 +211,7 @@ def test_the_context_holds_what_the_dockerfile_names(
         "build/pip.conf",
         "build/pip.sh",
         "build/pip.whl",
+        "build/torchvision.sh",
         "build/wheels/README",
         "build/wheels/numpy-2.4.6-cp311-cp311-linux_x86_64.whl",
     ]

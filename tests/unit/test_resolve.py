@@ -131,12 +131,19 @@ def test_dry_run_takes_what_would_be_best_and_says_why_it_would_not_run() -> Non
 
 
 def test_export_of_a_model_that_needs_more_than_torch() -> None:
-    wish = Wish(job="export", needs=("torch", "torchvision"))
+    wish = Wish(job="export", needs=("torch", "yolov5"))
     with pytest.raises(ResolutionError, match="no environment has"):
         resolve(wish, CATALOG, LAPTOP)
-    named = Wish(environment="rtx-1.7", job="export", needs=("torch", "torchvision"))
-    with pytest.raises(ResolutionError, match="holds no torchvision"):
+    named = Wish(environment="rtx-1.7", job="export", needs=("torch", "yolov5"))
+    with pytest.raises(ResolutionError, match="holds no yolov5"):
         resolve(named, CATALOG, LAPTOP)
+
+
+def test_wheels_with_torch_export_what_can_be_added_to_them() -> None:
+    wish = Wish(job="export", needs=("torch", "torchvision"))
+    assert resolve(wish, CATALOG, LAPTOP).environment.name == "rtx-1.7"
+    assert "holds no torchvision" in reason(wish, NGC, SERVER)
+    assert "holds no torch and no torchvision" in reason(wish, WHEEL, SERVER)
 
 
 def test_named_environment_that_cannot_run_is_one_sentence() -> None:

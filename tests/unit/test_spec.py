@@ -3,13 +3,9 @@ from pathlib import Path
 import pytest
 
 from trtenv.errors import UsageError
-from trtenv.spec.build import (
-    parse_compute_capabilities,
-    parse_precision,
-    parse_size,
-    parse_tactic_sources,
-)
 from trtenv.spec.model import parse_model
+from trtenv.spec.options import BY_NAME
+from trtenv.spec.values import compute_capabilities, parse_size
 
 
 @pytest.mark.parametrize(
@@ -34,29 +30,56 @@ def test_bad_sizes_are_refused(text: str) -> None:
 
 
 def test_compute_capabilities_in_all_spellings_are_sorted() -> None:
-    assert parse_compute_capabilities("8.9,sm86,75,sm_120") == ("7.5", "8.6", "8.9", "12.0")
+    assert compute_capabilities("8.9,sm86,75,sm_120") == ["7.5", "8.6", "8.9", "12.0"]
 
 
 @pytest.mark.parametrize("text", ["8", "8.6.1", "ampere"])
 def test_bad_compute_capabilities_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_compute_capabilities(text)
+        compute_capabilities(text)
 
 
-def test_tactic_sources_in_trtexecs_grammar() -> None:
-    assert parse_tactic_sources("-CUBLAS,+cudnn") == {"CUBLAS": False, "CUDNN": True}
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("tactic_sources", "-CUBLAS,+cudnn", {"CUBLAS": False, "CUDNN": True}),
+        ("precision", "FP16", "fp16"),
+        ("mem_pool_size", "workspace:4G,dlaSRAM:1", {"workspace": 2**32, "dlaSRAM": 2**20}),
+        ("layer_precisions", "conv:1:fp16,*:fp32", {"conv:1": "fp16", "*": "fp32"}),
+        ("layer_output_types", "split:fp16+fp32", {"split": "fp16+fp32"}),
+        ("input_io_formats", "fp16:chw", [{"type": "fp16", "layouts": ["chw"]}]),
+        (
+            "output_io_formats",
+            "fp32:chw+chw32,hwc8",
+            [{"type": "fp32", "layouts": ["chw", "chw32"]}, {"type": None, "layouts": ["hwc8"]}],
+        ),
+        ("percentile", "90,95.5", [90, 95.5]),
+        ("duration", "0.5", 0.5),
+    ],
+)
+def test_options_are_read_in_trtexecs_grammar(option: str, text: str, value: object) -> None:
+    assert BY_NAME[option].read(text) == value
 
 
-@pytest.mark.parametrize("text", ["CUBLAS", "-MAGIC"])
-def test_bad_tactic_sources_are_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_tactic_sources(text)
-
-
-def test_precision_knows_its_words() -> None:
-    assert parse_precision("FP16") == "fp16"
-    with pytest.raises(UsageError, match="not known"):
-        parse_precision("half")
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("tactic_sources", "CUBLAS"),
+        ("tactic_sources", "-MAGIC"),
+        ("precision", "half"),
+        ("mem_pool_size", "vram:1G"),
+        ("layer_precisions", "conv1"),
+        ("layer_precisions", "conv1:fp12"),
+        ("input_io_formats", "fp16:cwh"),
+        ("input_io_formats", ""),
+        ("builder_optimization_level", "6"),
+        ("percentile", "101"),
+        ("keep_fp32", "a,,b"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_flag(option: str, text: str) -> None:
+    with pytest.raises(UsageError, match=BY_NAME[option].flag):
+        BY_NAME[option].read(text)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ LAYERS = [
 ]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_data" not in path.parts)
 HEAVY = {"docker", "onnx", "jinja2", "rich", "numpy", "virtualenv", "pynvml"}
+HEAVY |= {"concurrent", "email", "filelock", "http", "ssl"}
+EXAMPLE = PACKAGE.parent / "examples" / "digits.py"
 
 
 def layer(path: Path) -> str:
@@ -61,7 +63,16 @@ def test_job_scripts_import_nothing_of_trtenv_and_modules_stay_small(path: Path)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("argv", [["--version"], ["env", "list"], ["inspect", "nothing"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--version"],
+        ["env", "list"],
+        ["inspect", "nothing"],
+        # Imports what an unchanged re-run does.
+        ["convert", f"{EXAMPLE}:model", "--env", "rtx-1.7", "--runner", "venv", "--dry-run"],
+    ],
+)
 def test_start_up_imports_nothing_heavy(argv: list[str]) -> None:
     code = (
         "import sys\nfrom trtenv.cli import main\n"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import http.server
 import json
 import os
 import shutil
@@ -10,14 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from wheelhouse import make_wheel, served
 
 from trtenv.catalog.load import load_catalog
 from trtenv.catalog.model import Environment
@@ -207,42 +205,16 @@ def test_what_no_index_has_is_told_with_pips_words(runner: VenvRunner, small: En
 # PyTorch's index of CPU builds, played on loopback.
 
 
-def make_wheel(folder: Path, name: str, version: str) -> Path:
-    wheel = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(f"{name}.py", f"__version__ = {version!r}\n")
-        archive.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        )
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return wheel
-
-
 @pytest.fixture
 def cpu_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Has torch 2.13.7+cpu, and a tempting six that must never be taken."""
     root = tmp_path / "index"
     for name, version in (("torch", "2.13.7+cpu"), ("six", "1.17.0+evil")):
-        (root / "whl" / "cpu" / name).mkdir(parents=True)
         make_wheel(root / "whl" / "cpu" / name, name, version)
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        index = f"http://127.0.0.1:{server.server_port}/whl/cpu"
+    with served(root) as address:
+        index = f"{address}/whl/cpu"
         monkeypatch.setattr(pip.find_cpu_build, "__defaults__", (index,))
         yield index
-        server.shutdown()
 
 
 def test_torch_alone_comes_from_pytorchs_index(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,7 @@ class Gpu:
     memory: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(NamedTuple):
     """`daemon` and `pythons` are None where nobody asked; `no_daemon` says why none answers."""
 
     machine: str
@@ -25,7 +25,7 @@ class Host:
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str | None = None
     no_daemon: str | None = None
-    pythons: frozenset[str] = field(default_factory=frozenset)
+    pythons: frozenset[str] = frozenset()
 
     @property
     def compute_capability(self) -> str | None:

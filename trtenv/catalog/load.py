@@ -1,8 +1,8 @@
 """Reads the catalogue from folders of TOML; refuses, by file and key, whatever it does not know.
 
-tomllib is pure Python and takes longer than all the rest of a short command, so what it read may
-be kept as JSON (`cache`). The TOML stays the truth: a file whose path, size or time differs is
-parsed again, and a cache that cannot be read or written is no error.
+tomllib is pure Python and takes longer than all the rest of a short command, so the rows of files
+that are in order may be kept as JSON (`cache`). The TOML stays the truth: a file whose path, size or
+time differs is read again, and a cache that cannot be read or written is no error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VERSIONS: Final = ("tensorrt", "cuda", "cudnn", "torch", "driver")
 KEYS: Final = (*TEXT, *LISTS, "serving", "variables")
 
 # Bump when the parsed form changes, so that an older cache is not read.
-CACHE_FORMAT: Final = 1
+CACHE_FORMAT: Final = 2
 # A file may change twice within one tick of its file system's clock: it is cached only once it
 # is clearly older than the cache itself. Git's index does the same.
 SETTLED_NS: Final = 2_000_000_000
@@ -47,28 +47,40 @@ Table = dict[str, Any]
 
 
 class Catalog(Mapping[str, Environment]):
-    """Environments by name, in the order that people expect of version numbers."""
+    """Environments by name, in the order that people expect of version numbers.
 
-    def __init__(self, environments: Iterable[Environment]) -> None:
-        self._by_name = {env.name: env for env in sorted(environments, key=_sort_key)}
+    Made from their rows (with the file of each) when asked for: most commands need one of them.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, tuple[Path, Table]], made: Iterable[Environment] = ()
+    ) -> None:
+        self._rows = rows
+        self._made = {env.name: env for env in made}
+
+    def replaced(self, environments: Iterable[Environment]) -> Catalog:
+        """With these added, or in place of their namesakes."""
+        return Catalog(self._rows, [*self._made.values(), *environments])
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self._rows.keys() | self._made.keys())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
+        return iter(sorted(self._rows.keys() | self._made.keys(), key=name_key))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+        return name in self._rows or name in self._made
 
     # A name that a user typed wrong never becomes None: both ways of asking say what was meant.
     def get(self, name: str, _default: object = None) -> Environment:
         return self[name]
 
     def __getitem__(self, name: str) -> Environment:
-        if (environment := self._by_name.get(name)) is not None:
-            return environment
-        meant = _similar(name, self._by_name)
+        if name in self._made:
+            return self._made[name]
+        if name in self._rows:
+            return self._made.setdefault(name, _environment(*self._rows[name]))
+        meant = _similar(name, self)
         raise UnknownEnvironment(
             f"no environment is called `{name}`",
             hint=(f"did you mean {meant}? " if meant else "")
@@ -83,49 +95,52 @@ def default_catalog() -> Catalog:
 def load_catalog(folders: Sequence[Path], *, cache: Path | None = None) -> Catalog:
     """Merge folders; an environment of a later folder replaces its namesake whole."""
     files = [sorted(folder.glob("*.toml")) for folder in folders]
-    tables = _read_all([file for group in files for file in group], cache)
-    merged: dict[str, Environment] = {}
+    rows = _read_all([file for group in files for file in group], cache)
+    merged: dict[str, tuple[Path, Table]] = {}
     for group in files:
-        seen: dict[str, Environment] = {}
+        seen: dict[str, tuple[Path, Table]] = {}
         for file in group:
-            for environment in _environments(file, tables[file]):
-                if (first := seen.get(environment.name)) is not None:
-                    raise UsageError(
-                        f"{file}: the environment `{environment.name}` is defined twice; "
-                        f"the first is in {first.origin}",
-                        hint="rename or remove one of them",
-                    )
-                seen[environment.name] = environment
+            for name, row in rows[file].items():
+                if name in seen:
+                    raise _twice(file, name, seen[name][0])
+                seen[name] = file, row
         merged |= seen
-    return Catalog(merged.values())
+    return Catalog(merged)
 
 
-def _environments(file: Path, document: Table) -> Iterator[Environment]:
+def _rows(file: Path, document: Table) -> dict[str, Table]:
+    """The environments of a file by name, with what their family gives them; all of it checked."""
     for key in document:
         if key not in ("family", "environment"):
             raise _unknown_key(f"{file}", key, ("family", "environment"))
     family = document.get("family", {})
-    rows = document.get("environment", [])
+    tables = document.get("environment", [])
     if not isinstance(family, dict):
         raise UsageError(f"{file}: `family` must be a table", hint="write it as [family]")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError(
             f"{file}: `environment` must be a list of tables", hint="write it as [[environment]]"
         )
     if "name" in family:
         raise UsageError(f"{file}: [family]: `name` belongs to one environment, not to all")
-    for position, row in enumerate(rows, start=1):
-        name = row.get("name")
+    rows: dict[str, Table] = {}
+    for position, table in enumerate(tables, start=1):
+        name = table.get("name")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UsageError(
                 f"{file}: environment number {position}: bad or missing name: {name!r}",
                 hint="use lower-case letters, digits and . + - and start with a letter or digit",
             )
-        yield _environment(f"{file}: environment `{name}`", {**family, **row}, str(file))
+        if name in rows:
+            raise _twice(file, name, file)
+        rows[name] = {**family, **table}
+        _environment(file, rows[name])
+    return rows
 
 
-def _environment(where: str, row: Table, origin: str) -> Environment:
-    values: dict[str, Any] = {"origin": origin}
+def _environment(file: Path, row: Table) -> Environment:
+    where = f"{file}: environment `{row['name']}`"
+    values: dict[str, Any] = {"origin": str(file)}
     for key, value in row.items():
         reader = READERS.get(key)
         if reader is None:
@@ -205,10 +220,10 @@ READERS: Final[Mapping[str, Callable[[str, str, object], object]]] = {
 }
 
 
-def _read_all(files: Sequence[Path], cache: Path | None) -> dict[Path, Table]:
-    """Every file parsed, from the cache where it still holds."""
+def _read_all(files: Sequence[Path], cache: Path | None) -> dict[Path, dict[str, Table]]:
+    """The rows of every file, from the cache where it still holds."""
     kept = _read_cache(cache) if cache else {}
-    tables: dict[Path, Table] = {}
+    rows: dict[Path, dict[str, Table]] = {}
     entries: dict[str, list[Any]] = {}
     stale = False
     for file in files:
@@ -216,14 +231,14 @@ def _read_all(files: Sequence[Path], cache: Path | None) -> dict[Path, Table]:
         key = str(file.absolute())
         entry = kept.get(key)
         if entry and entry[:2] == [stamp.st_mtime_ns, stamp.st_size]:
-            tables[file] = entry[2]
+            rows[file] = entry[2]
         else:
-            tables[file] = _parse(file)
+            rows[file] = _rows(file, _parse(file))
             stale = True
-        entries[key] = [stamp.st_mtime_ns, stamp.st_size, tables[file]]
+        entries[key] = [stamp.st_mtime_ns, stamp.st_size, rows[file]]
     if cache and stale:
         _write_cache(cache, entries)
-    return tables
+    return rows
 
 
 def _parse(file: Path) -> Table:
@@ -266,9 +281,16 @@ def _write_cache(cache: Path, entries: dict[str, list[Any]]) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    except (OSError, TypeError, ValueError):
-        # Read-only, full, or a TOML date that JSON lacks: the next start parses again.
+    except OSError:
+        # Read-only or full: the next start parses again.
         return
+
+
+def _twice(file: Path, name: str, first: Path) -> UsageError:
+    return UsageError(
+        f"{file}: the environment `{name}` is defined twice; the first is in {first}",
+        hint="rename or remove one of them",
+    )
 
 
 def _unknown_key(where: str, key: str, known: Sequence[str]) -> UsageError:
@@ -290,7 +312,3 @@ def _similar(name: str, known: Iterable[str]) -> str | None:
 
     close = difflib.get_close_matches(name, list(known), n=3)
     return " or ".join(f"`{item}`" for item in close) or None
-
-
-def _sort_key(environment: Environment) -> tuple[tuple[int, str], ...]:
-    return name_key(environment.name)

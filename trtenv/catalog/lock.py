@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from trtenv.errors import HostError, NotLocked, UsageError
 
 FORMAT: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockEntry:
+class LockEntry(NamedTuple):
     """`measured` holds what a job or `env probe` read inside; `date` is ISO 8601, UTC."""
 
     digest: str
     reference: str
     platform: str
     date: str
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = MappingProxyType({})
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from trtenv.dialect.versions import check_version, matches_version, parse_version
+from trtenv.dialect.versions import check_version, matches_version, parse_version, split_flavour
 
 __all__ = [
+    "ADDITIONS",
     "FLAVOURS",
     "KINDS",
     "Environment",
@@ -19,7 +20,14 @@ __all__ = [
 
 KINDS: Final = ("image", "wheel", "python")
 FLAVOURS: Final = ("tensorrt", "tensorrt-rtx")
-RTX_PREFIX: Final = "rtx-"
+
+# What wheel environments with torch are given for models of these. torchvision is not pinned here:
+# which one fits torch, its own metadata tells pip.
+ADDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "torchvision": ("torchvision",),
+    # Under its name without OpenCV's windows: those want libGL, which slim images and servers lack.
+    "ultralytics": ("torchvision", "ultralytics-opencv-headless==8.4.190"),
+}
 
 # What `env show` lists, in its order. Everything else says how to start the environment.
 FACT_KEYS: Final = (
@@ -92,17 +100,29 @@ class Environment:
         """Whether a model can be exported in it: torch is inside or can be added."""
         return "torch" in self.holds or bool(self.torch_requirements)
 
+    @property
+    def on_demand(self) -> tuple[str, ...]:
+        """Packages, beside torch, that are installed once a model needs them."""
+        able = self.kind == "wheel" and self.torch_requirements
+        return tuple(name for name in ADDITIONS if able and name not in self.holds)
+
     def provides(self, package: str) -> bool:
-        return self.has_torch if package == "torch" else package in self.holds
+        if package == "torch":
+            return self.has_torch
+        return package in self.holds or package in self.on_demand
+
+    def additions(self, needs: Iterable[str]) -> tuple[str, ...]:
+        """What pip is asked for, beyond torch, so that it holds what a model needs."""
+        added = (each for name in needs if name in self.on_demand for each in ADDITIONS[name])
+        return tuple(dict.fromkeys(added))
 
     def matches_trt(self, wanted: str) -> bool:
         """`8.5` is any 8.5.x of TensorRT, `rtx-1.7` any 1.7.x of TensorRT-RTX."""
-        rtx = wanted.startswith(RTX_PREFIX)
-        if (self.flavour == "tensorrt-rtx") is not rtx:
-            # Still refuse nonsense, whatever the flavour.
-            check_version(wanted.removeprefix(RTX_PREFIX), what="TensorRT")
+        flavour, version = split_flavour(wanted)
+        if self.flavour != flavour:
+            check_version(version, what="TensorRT")  # nonsense is refused, whatever the flavour
             return False
-        return matches_version(wanted.removeprefix(RTX_PREFIX), self.tensorrt, what="TensorRT")
+        return matches_version(version, self.tensorrt, what="TensorRT")
 
     def matches_torch(self, wanted: str) -> bool:
         versions = [self.torch]
@@ -138,6 +158,7 @@ class Environment:
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
         values["holds"] = sorted(self.holds)
+        values["on_demand"] = list(self.on_demand)
         values["variables"] = dict(self.variables)
         for key in ("python", "arch", "requirements", "torch_requirements"):
             values[key] = list(values[key])

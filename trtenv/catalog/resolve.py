@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trtenv.catalog.host import Host
 from trtenv.catalog.model import Environment
@@ -17,8 +17,7 @@ from trtenv.errors import ResolutionError
 RUNNERS = ("docker", "venv")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Wish(NamedTuple):
     """What a job needs. `environment` wins over `trt`; both empty means the best that runs here.
 
     job: "build" and "infer" need TensorRT, "any" needs nothing of it; "export" needs the packages in
@@ -34,14 +33,12 @@ class Wish:
     anywhere: bool = False  # TensorRT-RTX engines may be for another GPU than this host's
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     name: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     environment: Environment
     runner: str
     reason: str

@@ -13,12 +13,13 @@ from trtenv.errors import HostError, TrtenvError
 if TYPE_CHECKING:
     import typer
 
-# Each command's module, so that `trtenv env list` does not pay for building the others.
+# Each command's module: no command pays for importing and building the others.
 COMMANDS = {
     "convert": "trtenv.cli.convert",
     "export": "trtenv.cli.convert",
     "build": "trtenv.cli.convert",
     "inspect": "trtenv.cli.inspect",
+    "lint": "trtenv.cli.lint",
     "env": "trtenv.cli.env",
     "shell": "trtenv.cli.shell",
     "exec": "trtenv.cli.shell",
@@ -34,7 +35,7 @@ def _version(value: bool) -> None:
 
 
 def make_app(wanted: str | None) -> "typer.Typer":
-    """The application with the wanted command's module, or with all of them for help and typos."""
+    """The application with the wanted command, or with all of them for help and typos."""
     import typer
 
     app = typer.Typer(
@@ -45,9 +46,8 @@ def make_app(wanted: str | None) -> "typer.Typer":
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    modules = [COMMANDS[wanted]] if wanted in COMMANDS else list(dict.fromkeys(COMMANDS.values()))
-    for module in modules:
-        import_module(module).register(app)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        import_module(COMMANDS[name]).register(app, name)
 
     @app.callback()
     def root(

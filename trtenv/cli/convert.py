@@ -1,27 +1,38 @@
 """export, build and convert: from a model to stamped engines."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from trtenv import console
-from trtenv.cli.jobflags import AnswerFlags, BuildFlags, ExportFlags, ShapeFlags, TargetFlags
+from trtenv.cli.jobflags import (
+    AnswerFlags,
+    BuildFlags,
+    BuildRequest,
+    ExportFlags,
+    ShapeFlags,
+    TargetFlags,
+)
 from trtenv.cli.options import RunFlags, takes
 from trtenv.errors import UsageError
 from trtenv.pipeline.convert import Outcome, Target, Work, carry_out, export_place, plan_engines
 from trtenv.pipeline.export import choose_max_opset
 from trtenv.pipeline.place import Place
 from trtenv.spec.build import BuildSpec
-from trtenv.spec.model import BY_SUFFIX, parse_model
+from trtenv.spec.model import BY_SUFFIX, ModelRef, parse_model
+from trtenv.spec.shapes import hull
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(convert)
-    app.command()(export)
-    app.command()(build)
+def register(app: typer.Typer, name: str) -> None:
+    commands: dict[str, Callable[..., None]] = {
+        "convert": convert,
+        "export": export,
+        "build": build,
+    }
+    app.command(name)(commands[name])
 
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -32,6 +43,10 @@ MODEL = typer.Argument(
     metavar="MODEL",
 )
 Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
+Extra = Annotated[
+    list[str] | None,
+    typer.Argument(help="After --: raw flags of trtexec, checked first.", metavar="[-- EXTRA]"),
+]
 
 
 @takes(
@@ -44,17 +59,18 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", metavar="PATH")]
 )
 def convert(
     model: Annotated[str, MODEL],
+    extra: Extra = None,
     output: Output = None,
     *,
     target: TargetFlags,
     shape: ShapeFlags,
-    build_: BuildFlags,
+    build_: BuildRequest,
     export_: ExportFlags,
     run: RunFlags,
     answer: AnswerFlags,
 ) -> None:
     """Export MODEL and build an engine for each target; the ONNX is kept. -o names a folder."""
-    ref, shapes = parse_model(model), shape.parsed()
+    ref, profiles = parse_model(model), shape.profiles()
     if ref.kind == "onnx" and export_ != ExportFlags():
         raise UsageError(
             f"`{model}` is ONNX already: nothing is exported",
@@ -62,25 +78,30 @@ def convert(
         )
     folder = output_folder(output)
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
-    spec = build_.spec(shapes)
+    spec = build_.spec(profiles, extra or ())
     plans, refused = plan_engines(
         target.targets(),
         spec,
         settings,
         lambda place, wanted: folder / place.engine_name(ref.stem, wanted),
     )
-    if not plans:
+    if not plans and not answer.dry_run:
         finish(refused, answer)
     onnx = ref.path if ref.kind == "onnx" and ref.path else folder / f"{ref.stem}.onnx"
     work = Work(
-        onnx=onnx, export=None, export_place=None, plans=tuple(plans), refused=tuple(refused)
+        onnx=onnx,
+        export=None,
+        export_place=None,
+        plans=tuple(plans),
+        refused=tuple(refused),
+        spec=spec,
     )
     if ref.kind != "onnx":
         versions = [plan.place.target for plan in plans]
         limit = choose_max_opset(versions, export_.opset)
-        exported = export_.spec(ref, shapes, limit, onnx)
+        exported = export_.spec(ref, hull(profiles), limit, onnx)
         place = export_place(exported, plans, settings, export_.export_env)
-        work = replace(work, export=exported, export_place=place)
+        work = work._replace(export=exported, export_place=place)
     perform(work, answer)
 
 
@@ -96,7 +117,7 @@ def export(
     answer: AnswerFlags,
 ) -> None:
     """Export MODEL to a checked ONNX file. --trt and --env name what it will be built for."""
-    ref, shapes = parse_model(model), shape.parsed()
+    ref, shapes = parse_model(model), hull(shape.profiles())
     if ref.kind == "onnx":
         raise UsageError(f"`{model}` is ONNX already", hint=f"trtenv build {model}")
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
@@ -119,16 +140,21 @@ def export(
 @takes(target=TargetFlags, shape=ShapeFlags, build_=BuildFlags, run=RunFlags, answer=AnswerFlags)
 def build(
     onnx: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="MODEL.onnx")],
+    extra: Extra = None,
     output: Output = None,
     *,
     target: TargetFlags,
     shape: ShapeFlags,
-    build_: BuildFlags,
+    build_: BuildRequest,
     run: RunFlags,
     answer: AnswerFlags,
 ) -> None:
     """Build an engine from an ONNX file. -o names the engine, or a folder for several targets."""
-    ref = parse_model(str(onnx))
+    if answer.dry_run and onnx.suffix == ".onnx" and not onnx.exists():
+        # What would be said to TensorRT can be shown without a model to say it of.
+        ref = ModelRef(str(onnx), "onnx", onnx, "")
+    else:
+        ref = parse_model(str(onnx))
     if ref.kind != "onnx" or ref.path is None:
         raise UsageError(f"`{onnx}` is no ONNX file", hint=f"trtenv convert {onnx}")
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
@@ -141,8 +167,9 @@ def build(
     def name(place: Place, spec: BuildSpec) -> Path:
         return file or folder / place.engine_name(ref.stem, spec)
 
-    plans, refused = plan_engines(targets, build_.spec(shape.parsed()), settings, name)
-    if not plans:
+    spec = build_.spec(shape.profiles(), extra or ())
+    plans, refused = plan_engines(targets, spec, settings, name)
+    if not plans and not answer.dry_run:
         finish(refused, answer)
     perform(
         Work(
@@ -151,6 +178,8 @@ def build(
             export_place=None,
             plans=tuple(plans),
             refused=tuple(refused),
+            spec=spec,
+            named=file,
         ),
         answer,
     )
@@ -171,9 +200,10 @@ def output_folder(output: Path | None) -> Path:
 
 def perform(work: Work, answer: AnswerFlags) -> None:
     if answer.dry_run:
-        from trtenv.pipeline.dryrun import describe
+        from trtenv.pipeline.dryrun import describe, unplaced
 
-        show_jobs(describe(work), work.refused, answer)
+        shown, refused = unplaced(work)
+        show_jobs([*describe(work), *shown], refused, answer)
     else:
         finish(carry_out(work), answer)
 
@@ -185,11 +215,45 @@ def show_jobs(jobs: list[dict[str, Any]], refused: Sequence[Outcome], answer: An
         )
     else:
         for job in jobs:
-            where = f"{job['kind']} in {job['environment']} ({job['runner']})"
-            console.data(f"# {where}: {job['reason']}")
-            console.data(console.to_json({"kind": job["kind"], "params": job["params"]}))
-            console.data(job["command"])
+            show_job(job)
     end_with(refused)
+    if any(job.get("dialect", {}).get("refused") for job in jobs):
+        raise typer.Exit(UsageError.exit_code)
+
+
+def show_job(job: dict[str, Any]) -> None:
+    if job["environment"]:
+        where = f"{job['kind']} in {job['environment']} ({job['runner']})"
+        console.data(f"# {where}: {job['reason']}")
+    if said := job.get("dialect"):
+        show_dialect(said)
+    if job["environment"]:
+        console.data(console.to_json({"kind": job["kind"], "params": job["params"]}))
+        console.data(job["command"])
+
+
+def show_dialect(said: dict[str, Any]) -> None:
+    """What became of each option, then the request in the words of both back ends."""
+    console.data(f"# {said['flavour']} {said['version']}, built by {said['builder']}")
+    rows = [
+        (
+            entry["option"],
+            entry["outcome"],
+            "; ".join(filter(None, (entry["reason"], entry["instead"]))) or "-",
+            entry["source"] or "-",
+        )
+        for entry in said["options"]
+        if entry["option"] != "network"
+    ]
+    if rows:
+        console.table(("OPTION", "OUTCOME", "WHY", "SOURCE"), rows)
+    for kind in ("graph", "api"):
+        for step in said[kind]:
+            console.data(f"{kind}: " + " ".join(f"{name}={value}" for name, value in step.items()))
+    if said["trtexec"]["argv"]:
+        console.data(shlex.join(said["trtexec"]["argv"]))
+    for reason in said["trtexec"]["why_not"]:
+        console.data(f"# no trtexec: {reason}")
 
 
 def finish(outcomes: Sequence[Outcome], answer: AnswerFlags) -> None:

@@ -8,9 +8,8 @@ from trtenv import console
 from trtenv.cli.options import report_removed
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(doctor)
-    app.command()(clean)
+def register(app: typer.Typer, name: str) -> None:
+    app.command(name)(doctor if name == "doctor" else clean)
 
 
 def doctor(

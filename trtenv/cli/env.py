@@ -8,9 +8,12 @@ import typer
 
 from trtenv import console
 from trtenv.cli.options import EnvFlags, RunFlags, report_removed, takes
-from trtenv.errors import DaemonUnavailable
+from trtenv.errors import DaemonUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtenv.catalog.model import Environment
     from trtenv.pipeline.place import Place
     from trtenv.runners.protocol import RunOptions
 
@@ -18,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Environment by name.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, name: str) -> None:
     group = typer.Typer(help="The environments: list, look into, fetch and remove them.")
     group.command("list")(list_environments)
     group.command()(show)
@@ -26,7 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command()(pull)
     group.command("build")(build_image)
     group.command()(remove)
-    app.add_typer(group, name="env", no_args_is_help=True)
+    app.add_typer(group, name=name, no_args_is_help=True)
 
 
 @takes(run=EnvFlags)
@@ -103,6 +106,8 @@ def show(environment: Name, json: Json = False, *, run: EnvFlags) -> None:
     )
     for number, source in enumerate(sources, start=1):
         console.data(f"[{number}] {source}")
+    if env.on_demand:
+        console.data(f"\nadded when a model needs it: {', '.join(env.on_demand)}")
     if env.notes:
         console.data(f"\nnotes: {env.notes}")
     for name, entry in locked.items():
@@ -157,6 +162,10 @@ def build_image(
         str | None, typer.Option("--base", help="Base image with Python.", metavar="REF")
     ] = None,
     torch: Annotated[bool, typer.Option(help="With torch, for exports.")] = True,
+    packages: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="torchvision or ultralytics, as their models need."),
+    ] = None,
     require: Annotated[
         list[str] | None, typer.Option("--require", help="More pip requirements.", metavar="REQ")
     ] = None,
@@ -171,6 +180,7 @@ def build_image(
     options = replace(
         run.options(),
         needs_torch=torch,
+        needs_packages=addable(run.settings().catalog[environment], packages or (), torch=torch),
         base_image=base,
         extra_requirements=tuple(require or ()),
     )
@@ -180,6 +190,22 @@ def build_image(
         console.data(dockerfile(run.settings().catalog[environment], options))
         return
     report(placed(environment, run, options), as_json=json)
+
+
+def addable(env: "Environment", packages: "Sequence[str]", *, torch: bool) -> tuple[str, ...]:
+    """UsageError for what it cannot be given."""
+    for name in packages:
+        if name == "torch" or not env.provides(name):
+            able = " or ".join(env.on_demand)
+            raise UsageError(
+                f"environment `{env.name}` cannot be given `{name}`",
+                hint=f"--with takes {able}; --require adds any package to an image"
+                if able
+                else "wheel environments with torch can: `trtenv env list`",
+            )
+    if packages and not torch:
+        raise UsageError(f"{packages[0]} needs torch", hint="leave out --no-torch")
+    return tuple(packages)
 
 
 @takes(run=EnvFlags)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from trtenv.engine.inspect import Inspection
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(inspect)
+def register(app: typer.Typer, name: str) -> None:
+    app.command(name)(inspect)
 
 
 def inspect(

@@ -1,23 +1,19 @@
 """The options of export, build and convert, as values."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trtenv.errors import UsageError
 from trtenv.pipeline.convert import Target
 from trtenv.pipeline.export import TOLERANCE, ExportSpec
-from trtenv.spec.build import (
-    BuildSpec,
-    parse_compute_capabilities,
-    parse_precision,
-    parse_size,
-    parse_tactic_sources,
-)
+from trtenv.spec.build import BUILDERS, BuildSpec
 from trtenv.spec.model import ModelRef
-from trtenv.spec.shapes import ShapeRange, merge_profile
+from trtenv.spec.options import OPTIONS, Option
+from trtenv.spec.shapes import ShapeRange, Shapes, merge_profiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,52 +40,80 @@ class TargetFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeFlags:
-    """Shapes in trtexec's grammar."""
+    """Shapes in trtexec's grammar; each option may repeat, one optimization profile each."""
 
     shapes: Annotated[
-        str | None,
-        typer.Option(help="image:1x3x224x224, or a range image:1x3x224x224..8x3x224x224."),
-    ] = None
-    min_shapes: Annotated[str | None, typer.Option(help="As trtexec's --minShapes.")] = None
-    opt_shapes: Annotated[str | None, typer.Option(help="As trtexec's --optShapes.")] = None
-    max_shapes: Annotated[str | None, typer.Option(help="As trtexec's --maxShapes.")] = None
-
-    def parsed(self) -> dict[str, ShapeRange]:
-        return merge_profile(self.shapes, self.min_shapes, self.opt_shapes, self.max_shapes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildFlags:
-    """What engine."""
-
-    precision: Annotated[str, typer.Option(help="tf32 (TensorRT's default), fp32 or fp16.")] = (
-        "tf32"
-    )
-    workspace: Annotated[
-        str | None, typer.Option(help="Builder memory: 4G, 512M or MiB.", metavar="SIZE")
-    ] = None
-    builder_optimization_level: Annotated[
-        int | None, typer.Option(help="0 to 5, from TensorRT 8.6.", min=0, max=5)
-    ] = None
-    tactic_sources: Annotated[
-        str | None, typer.Option(help="As trtexec's: -CUBLAS,-CUDNN,+JIT_CONVOLUTIONS.")
-    ] = None
-    sm: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="TensorRT-RTX: compute capabilities to build for: 8.6,8.9.", metavar="SM"
+            help="image:1x3x224x224, or a range image:1x3x224x224..8x3x224x224; again for another "
+            "profile.",
+            metavar="SHAPES",
         ),
     ] = None
+    min_shapes: Annotated[
+        list[str] | None, typer.Option(help="As trtexec's --minShapes.", metavar="SHAPES")
+    ] = None
+    opt_shapes: Annotated[
+        list[str] | None, typer.Option(help="As trtexec's --optShapes.", metavar="SHAPES")
+    ] = None
+    max_shapes: Annotated[
+        list[str] | None, typer.Option(help="As trtexec's --maxShapes.", metavar="SHAPES")
+    ] = None
 
-    def spec(self, shapes: dict[str, ShapeRange]) -> BuildSpec:
+    def profiles(self) -> tuple[Shapes, ...]:
+        given = (self.shapes, self.min_shapes, self.opt_shapes, self.max_shapes)
+        return merge_profiles(*(texts or () for texts in given))
+
+
+class BuildRequest:
+    """What engine: one field for each of spec.options.OPTIONS, and `builder`."""
+
+    builder: str
+
+    def spec(self, profiles: tuple[Shapes, ...], extra: Sequence[str] = ()) -> BuildSpec:
+        """Only what was given. UsageError names the flag that is wrong."""
+        if self.builder not in BUILDERS:
+            raise UsageError(
+                f"--builder: `{self.builder}` is not known", hint="one of " + ", ".join(BUILDERS)
+            )
+        given = {option: getattr(self, option.name) for option in OPTIONS}
+        wishes = {
+            option.name: option.read(value)
+            for option, value in given.items()
+            if value is not None and not (value is False and not option.off)
+        }
         return BuildSpec(
-            shapes=shapes,
-            precision=parse_precision(self.precision),
-            workspace=parse_size(self.workspace) if self.workspace else None,
-            builder_optimization_level=self.builder_optimization_level,
-            compute_capabilities=parse_compute_capabilities(self.sm or ""),
-            tactic_sources=parse_tactic_sources(self.tactic_sources or ""),
-        )
+            profiles=profiles, wishes=wishes, builder=self.builder, extra=tuple(extra)
+        ).check()
+
+
+def declared(option: Option) -> tuple[str, Any, Any]:
+    """The option as a field that typer reads."""
+    name = option.flag + (f"/--no-{option.flag[2:]}" if option.off else "")
+    parameter = typer.Option(name, help=option.help, metavar=option.metavar)
+    if option.off:
+        return option.name, Annotated[bool | None, parameter], None
+    if option.parse is None:
+        return option.name, Annotated[bool, parameter], False
+    if option.many:
+        return option.name, Annotated[list[str] | None, parameter], None
+    return option.name, Annotated[str | None, parameter], None
+
+
+BuildFlags = make_dataclass(
+    "BuildFlags",
+    [
+        *(declared(option) for option in OPTIONS),
+        (
+            "builder",
+            Annotated[str, typer.Option(help="api, trtexec, or auto: whichever can say it all.")],
+            "auto",
+        ),
+    ],
+    bases=(BuildRequest,),
+    frozen=True,
+    kw_only=True,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,7 +89,7 @@ class RunFlags(EnvFlags):
 
     def options(self) -> "RunOptions":
         from trtenv.runners.protocol import RunOptions
-        from trtenv.spec.build import parse_size
+        from trtenv.spec.values import parse_size
 
         return RunOptions(
             gpus=self.gpus,

@@ -31,9 +31,11 @@ class OneFlags:
     json: Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON document.")] = False
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(shell)
-    app.command("exec", context_settings={"allow_interspersed_args": False})(execute)
+def register(app: typer.Typer, name: str) -> None:
+    if name == "shell":
+        app.command(name)(shell)
+    else:
+        app.command(name, context_settings={"allow_interspersed_args": False})(execute)
 
 
 @takes(one=OneFlags, run=RunFlags)

@@ -24,8 +24,10 @@ __all__ = [
     "matches_version",
     "opset_range",
     "parse_version",
+    "split_flavour",
 ]
 
+RTX_PREFIX: Final = "rtx-"
 DATA: Final = Path(__file__).parent / "data"
 # Sources that speak of the very version. An inferred row is used but never called sure.
 SURE: Final = ("stated", "measured")
@@ -75,6 +77,12 @@ def parse_version(text: str) -> tuple[int, ...]:
     """The numbers a version starts with: `1.13.0a0+d0d6b1f` is (1, 13, 0)."""
     leading = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in leading[0].split(".")) if leading else ()
+
+
+def split_flavour(wanted: str) -> tuple[str, str]:
+    """Flavour and version of what users type: `8.5`, or `rtx-1.7` for TensorRT-RTX."""
+    rtx = wanted.startswith(RTX_PREFIX)
+    return "tensorrt-rtx" if rtx else "tensorrt", wanted.removeprefix(RTX_PREFIX)
 
 
 def is_prefix(wanted: tuple[int, ...], found: tuple[int, ...]) -> bool:

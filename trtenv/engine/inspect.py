@@ -311,10 +311,12 @@ def _jsonable(value: object) -> object:
             return value.value
         case dict():
             return {str(key): _jsonable(value[key]) for key in sorted(value)}
+        case tuple() if hasattr(value, "_asdict"):
+            # The parts' findings stand once, at the top.
+            return _jsonable({k: v for k, v in value._asdict().items() if k != "findings"})
         case list() | tuple():
             return [_jsonable(item) for item in value]
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            # The parts' findings stand once, at the top.
             names = sorted({field.name for field in dataclasses.fields(value)} - {"findings"})
             return {name: _jsonable(getattr(value, name)) for name in names}
         case _:

@@ -6,9 +6,8 @@ a model of many gigabytes costs a few kilobytes per tensor. Field numbers: onnx/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from trtenv.engine.protobuf import BYTES, VARINT, Field, Malformed, Reader, Source
 from trtenv.engine.source import state_of_named
@@ -51,8 +50,7 @@ _MOST_IR: Final = 99
 MOST_PROTOBUF: Final = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """An input or output. A dim is a number, a name, or None; `dims` is None for an unknown rank."""
 
     name: str
@@ -60,8 +58,7 @@ class TensorInfo:
     dims: tuple[Dim, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalFile:
+class ExternalFile(NamedTuple):
     """A file of weights that the model names; `state` is `present` or says what is wrong."""
 
     location: str
@@ -70,8 +67,7 @@ class ExternalFile:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
-class EpContext:
+class EpContext(NamedTuple):
     """A compiled engine that ONNX Runtime keeps in a node: inside the file, or in `cache_file`."""
 
     source: str
@@ -83,8 +79,7 @@ class EpContext:
     sdk_version: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxFile:
+class OnnxFile(NamedTuple):
     ir_version: int
     opsets: dict[str, int]
     producer: str
@@ -104,24 +99,24 @@ class NotOnnx(ValueError):
     """The bytes are something else."""
 
 
-@dataclass(slots=True)
 class _Found:
     """What the walk has met so far; counts are of the main graph, external data of all graphs."""
 
-    numbers: dict[int, int] = field(default_factory=dict)
-    texts: dict[int, str] = field(default_factory=dict)
-    opsets: dict[str, int] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    graphs: int = 0
-    name: str = ""
-    inputs: list[TensorInfo] = field(default_factory=list)
-    outputs: list[TensorInfo] = field(default_factory=list)
-    nodes: int = 0
-    initializers: set[str] = field(default_factory=set)
-    initializer_count: int = 0
-    initializer_bytes: int = 0
-    external: dict[str, tuple[int, int]] = field(default_factory=dict)
-    contexts: list[EpContext] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.numbers: dict[int, int] = {}
+        self.texts: dict[int, str] = {}
+        self.opsets: dict[str, int] = {}
+        self.metadata: dict[str, str] = {}
+        self.graphs = 0
+        self.name = ""
+        self.inputs: list[TensorInfo] = []
+        self.outputs: list[TensorInfo] = []
+        self.nodes = 0
+        self.initializers: set[str] = set()
+        self.initializer_count = 0
+        self.initializer_bytes = 0
+        self.external: dict[str, tuple[int, int]] = {}
+        self.contexts: list[EpContext] = []
 
 
 def read_onnx(source: Source, folder: Path) -> OnnxFile:

@@ -1,6 +1,6 @@
-"""Builds an engine from an ONNX file with the Python API. Python 3.6 to 3.13, TensorRT 7.0 on.
+"""Builds an engine from an ONNX file, by the Python API or trtexec. Python 3.6 to 3.13, TensorRT 7.0 on.
 
-The host decides every step (see dialect/data/build_api.toml); nothing here knows a version number.
+The host decides every step and flag (dialect/data/build/*.toml); nothing here knows a version number.
 """
 
 import importlib
@@ -9,8 +9,15 @@ import sys
 import threading
 import time
 
+import layers
 import probe
+import steps as dialect
+import timing
+import trtexec
 from worker import JobError
+
+# What verbose lines hold that tell of the engine's layers (see layers.py); most lines are of timings.
+TELLING = ("Layer(", "LayerType", "Set Tactic Name")
 
 
 def load_tensorrt(flavour):
@@ -27,14 +34,18 @@ def load_tensorrt(flavour):
         )
 
 
-def make_logger(trt):
-    """Keeps TensorRT's own words: all of them in the log, its errors for the message."""
+def make_logger(trt, verbose=False):
+    """Keeps TensorRT's own words: its errors for the message, and what it tells of the layers.
+
+    Verbose lines reach the log only where they are asked for: they are most of it.
+    """
 
     class Logger(trt.ILogger):
         def __init__(self):
             trt.ILogger.__init__(self)
             self.errors = []
             self.warnings = []
+            self.layers = []
 
         def log(self, severity, text):
             name = str(severity).split(".")[-1]
@@ -42,7 +53,9 @@ def make_logger(trt):
                 self.errors.append(text)
             elif name == "WARNING":
                 self.warnings.append(text)
-            if name != "VERBOSE":
+            elif name == "VERBOSE" and any(word in text for word in TELLING):
+                self.layers.append(text)
+            if verbose or name != "VERBOSE":
                 sys.stderr.write("[TensorRT %s] %s\n" % (name, text))
 
     return Logger()
@@ -61,29 +74,31 @@ def make_builder(trt, logger):
         )
 
 
-def network_flags(trt, steps):
-    value = 0
-    for step in steps:
-        if step["do"] == "network_flag":
-            value |= 1 << int(getattr(trt.NetworkDefinitionCreationFlag, step["name"]))
-    return value
+def rewrite(params, io):
+    """The ONNX file as the back end gets it, and what was done to it."""
+    path, reports = params["onnx"], {}
+    quantize = [step for step in params["graph"] if step["do"] == "quantize"]
+    others = [step for step in params["graph"] if step["do"] != "quantize"]
+    if quantize:
+        import quantize as quantizer
 
+        step = {"to": params["asked"], "method": params["calibration"]["method"]}
+        path, reports["quantize"] = quantizer.quantize(
+            path, step, params["calibration"], params["profiles"][0], io
+        )
+    if others:
+        import graph
 
-def cast_model(path, target, io):
-    """Type the graph FP16 with ONNX Runtime's converter; inputs and outputs keep their types."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    io.progress("casting to %s" % target)
-    model = convert_float_to_float16(onnx.load(path), keep_io_types=True, disable_shape_infer=False)
-    cast = io.path("cast.onnx")
-    onnx.save(model, cast)
-    return cast
+        path, reports["graph"] = graph.transform(
+            path, others, io, params["profiles"][0], params["calibration"]
+        )
+    return path, reports
 
 
 def parse_network(trt, builder, logger, path, steps):
-    network = builder.create_network(network_flags(trt, steps))
+    network = builder.create_network(dialect.network_flags(trt, steps))
     parser = trt.OnnxParser(network, logger)
+    dialect.set_parser_flags(trt, parser, steps)
     if hasattr(parser, "parse_from_file"):  # finds external data beside the model
         done = parser.parse_from_file(path)
     else:
@@ -95,67 +110,19 @@ def parse_network(trt, builder, logger, path, steps):
     return network, parser
 
 
-def apply_step(trt, config, step):
-    action, name, value = step["do"], step.get("name"), step.get("value")
-    if action == "set_flag":
-        config.set_flag(getattr(trt.BuilderFlag, name))
-    elif action == "clear_flag":
-        config.clear_flag(getattr(trt.BuilderFlag, name))
-    elif action == "set":
-        setattr(config, name, value)
-    elif action == "memory_pool":
-        config.set_memory_pool_limit(getattr(trt.MemoryPoolType, name), value)
-    elif action == "tactic_sources":
-        config.set_tactic_sources(tactic_mask(trt, config.get_tactic_sources(), value))
-    elif action == "compute_capabilities":
-        set_compute_capabilities(trt, config, value)
-    elif action not in ("network_flag", "cast"):  # those were carried out before
-        raise JobError("protocol", "unknown build step `%s`" % action)
-
-
-def tactic_mask(trt, mask, changes):
-    for name, on in sorted(changes.items()):
-        source = getattr(trt.TacticSource, name, None)
-        if source is None:
-            known = [n for n in dir(trt.TacticSource) if n.isupper()]
-            raise JobError(
-                "unsupported",
-                "this TensorRT has no tactic source %s" % name,
-                "it has " + ", ".join(known),
-            )
-        bit = 1 << int(source)
-        mask = mask | bit if on else mask & ~bit
-    return mask
-
-
-def set_compute_capabilities(trt, config, wanted):
-    config.num_compute_capabilities = len(wanted)
-    for index, text in enumerate(wanted):
-        member = getattr(trt.ComputeCapability, "SM" + text.replace(".", ""), None)
-        if member is None:
-            known = [n for n in dir(trt.ComputeCapability) if n.startswith("SM")]
-            raise JobError(
-                "unsupported",
-                "this TensorRT-RTX cannot build for compute capability %s" % text,
-                "it knows " + ", ".join(known),
-            )
-        config.set_compute_capability(member, index)
-
-
-def add_profile(builder, config, network, shapes):
-    """One profile where any input is dynamic; a static network must have none of its own."""
+def add_profiles(builder, config, network, profiles):
+    """One for each entry where any input is dynamic; a static network must have none of its own."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    if not any(-1 in tuple(tensor.shape) for tensor in inputs):
+    if not any(-1 in tuple(tensor.shape) or tensor.is_shape_tensor for tensor in inputs):
         return
-    profile = builder.create_optimization_profile()
-    for tensor in inputs:
-        sizes = shapes[tensor.name]
-        if tensor.is_shape_tensor:
-            profile.set_shape_input(tensor.name, sizes["min"], sizes["opt"], sizes["max"])
-        else:
-            profile.set_shape(tensor.name, sizes["min"], sizes["opt"], sizes["max"])
-    if config.add_optimization_profile(profile) < 0:
-        raise JobError("profile", "TensorRT refused the optimization profile %s" % shapes)
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for tensor in inputs:
+            sizes = shapes[tensor.name]
+            put = profile.set_shape_input if tensor.is_shape_tensor else profile.set_shape
+            put(tensor.name, sizes["min"], sizes["opt"], sizes["max"])
+        if config.add_optimization_profile(profile) < 0:
+            raise JobError("profile", "TensorRT refused the optimization profile %s" % shapes)
 
 
 def watch_progress(trt, config, io):
@@ -224,55 +191,131 @@ def describe_tensor(tensor):
     }
 
 
-def layer_types(network):
-    """How many layers of the parsed network put out each type: what a typed graph runs in."""
-    counts = {}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.num_outputs and layer.get_output(0) is not None:
-            name = type_name(layer.get_output(0).dtype)
-            counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
 def no_engine(logger):
     text = "; ".join(logger.errors) or "TensorRT gave no reason"
     return JobError("build", "the builder returned no engine: %s" % text)
 
 
-def run(params, io):
-    io.progress("importing TensorRT")
-    trt = load_tensorrt(params["flavour"])
-    logger = make_logger(trt)
+def has_step(params, name):
+    return any(step["do"] == name for step in params["steps"])
+
+
+def build_by_api(trt, logger, path, params, io):
+    """Returns the network, the plan's bytes and what is known of the build beside them."""
     builder = make_builder(trt, logger)
-    path = params["onnx"]
-    for step in params["steps"]:
-        if step["do"] == "cast":
-            path = cast_model(path, step["to"], io)
+    steps, profiles = params["steps"], params["profiles"]
+    if has_step(params, "load_libraries") or has_step(params, "plugin_registry"):
+        dialect.load_plugins(trt, logger, builder, steps)
     io.progress("parsing")
-    network, parser = parse_network(trt, builder, logger, path, params["steps"])
+    network, parser = parse_network(trt, builder, logger, path, steps)
     config = builder.create_builder_config()
-    for step in params["steps"]:
-        apply_step(trt, config, step)
-    add_profile(builder, config, network, params["shapes"])
+    devices = probe.devices()
+    capability = devices[0]["compute_capability"] if devices else None
+    dialect.apply_steps(trt, network, config, steps, capability)
+    add_profiles(builder, config, network, profiles)
+    calibrator = None
+    if has_step(params, "calibrate") and not is_quantized(network):
+        import calibrator as calibration
+
+        calibrator = calibration.set_calibrator(
+            trt, builder, config, network, params["calibration"], profiles[0], io
+        )
+    wanted = params["timing_cache"] if has_step(params, "timing_cache") else None
+    cache = timing.load(trt, config, wanted, io)
     monitor = watch_progress(trt, config, io)
     io.progress("building")
     started = time.time()
     with Clock(io):
         plan = serialize(builder, network, config)
     seconds = time.time() - started
+    if calibrator is not None and calibrator.error is not None:
+        raise calibrator.error
     if plan is None:
         raise no_engine(logger)
-    with open(io.path(params["output"]), "wb") as handle:
-        handle.write(bytes(plan))
     del monitor, parser  # both must outlive the build
+    return (
+        network,
+        bytes(plan),
+        {
+            "build_seconds": round(seconds, 3),
+            "timing_cache": timing.save(cache, io),
+            "calibration": calibrator.report if calibrator is not None else None,
+            "warnings": sorted(set(logger.warnings)),
+        },
+    )
+
+
+def is_quantized(network):
+    """Q/DQ nodes carry their own scales: TensorRT refuses a calibrator beside them."""
+    kinds = (str(network.get_layer(i).type) for i in range(network.num_layers))
+    return any(kind.split(".")[-1] in ("QUANTIZE", "DEQUANTIZE") for kind in kinds)
+
+
+def build_by_trtexec(path, params, io):
+    """The same for trtexec, which tells nothing of the network."""
+    target, flags = io.path(params["output"]), list(params["flags"])
+    cache = timing.prepare_file(params["flavour"], params["timing_cache"], io)
+    if cache is not None:
+        flags.append("--timingCacheFile=" + cache.path)
+    started = time.time()
+    with Clock(io):
+        argv, lines = trtexec.build(path, target, flags, io, params["verbose"])
+    with open(target, "rb") as handle:
+        plan = handle.read()
+    return (
+        plan,
+        lines,
+        {
+            "argv": argv,
+            "build_seconds": round(time.time() - started, 3),
+            "timing_cache": timing.finish_file(cache),
+            "calibration": None,
+            "warnings": trtexec.warnings(lines),
+        },
+    )
+
+
+def run(params, io):
+    io.progress("importing TensorRT")
+    path, reports = rewrite(params, io)
+    network = logger = trt = None
+    if params["builder"] == "trtexec":
+        plan, lines, values = build_by_trtexec(path, params, io)
+        if probe.tensorrt_modules()[params["flavour"]]:
+            trt = load_tensorrt(params["flavour"])
+    else:
+        trt = load_tensorrt(params["flavour"])
+        logger = make_logger(trt, params["verbose"])
+        network, plan, values = build_by_api(trt, logger, path, params, io)
+        lines = logger.layers
+        with open(io.path(params["output"]), "wb") as handle:
+            handle.write(plan)
+    if has_step(params, "export_layer_info"):
+        export_layers(trt, plan, io)
+    version = trt.__version__ if trt is not None else None
+    values.update(describe_network(network), **reports)
+    values["found"] = layers.found(trt, params["flavour"], plan, network, lines, logger)
+    values["engine"] = params["output"]
+    values["environment"] = probe.stamp_facts({params["flavour"]: version} if version else {})
+    return values
+
+
+def describe_network(network):
+    """Inputs and outputs; None of all where trtexec built."""
+    if network is None:
+        return {"inputs": None, "outputs": None, "layers": None}
     return {
-        "engine": params["output"],
-        "build_seconds": round(seconds, 3),
         "inputs": [describe_tensor(network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [describe_tensor(network.get_output(i)) for i in range(network.num_outputs)],
         "layers": network.num_layers,
-        "layer_types": layer_types(network),
-        "warnings": sorted(set(logger.warnings)),
-        "environment": probe.stamp_facts({params["flavour"]: trt.__version__}),
     }
+
+
+def export_layers(trt, plan, io):
+    text = layers.inspect(trt, plan, make_logger(trt))
+    if text is None:
+        raise JobError(
+            "layers", "the engine was built, and TensorRT could not load it to tell its layers"
+        )
+    with open(io.path("layers.json"), "w", encoding="utf-8") as handle:
+        handle.write(text)

@@ -9,6 +9,7 @@ import importlib
 import os
 import random
 import shutil
+import sys
 import tempfile
 
 import export_inputs
@@ -224,6 +225,9 @@ def publish(task, facts):
         np.savez(task.io.path("samples.npz"), **arrays)
     values = {key: value for key, value in facts.items() if key not in ("path", "warned")}
     libraries = {"torch": str(task.torch.__version__), "onnx": task.onnx.__version__}
+    for name in ("torchvision", "ultralytics"):
+        if name in sys.modules:  # of what the model was made with, not of all that is installed
+            libraries[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     values.update(
         onnx=task.params["output"],
         torch=libraries["torch"],

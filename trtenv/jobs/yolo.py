@@ -97,7 +97,7 @@ def prepare_ultralytics(torch, spec, shapes, work, notes):
         raise JobError(
             "missing-module",
             "`import ultralytics` failed in this environment: %s" % error,
-            "choose an environment that has ultralytics",
+            "name it ultralytics:FILE, or choose an environment that has ultralytics",
         )
     exporters = []
     source = local_copy(spec, work, "ultralytics")

@@ -13,11 +13,9 @@ from trtenv.catalog.model import Environment
 
 def catalog_with_lock(lock: Path) -> Catalog:
     """Every environment by name. Measured beats declared."""
-    entries, catalog = read_lock(lock), default_catalog()
-    if not entries:
-        return catalog
-    return Catalog(
-        overlay(env, entries[env.name]) if env.name in entries else env for env in catalog.values()
+    catalog = default_catalog()
+    return catalog.replaced(
+        overlay(catalog[name], entry) for name, entry in read_lock(lock).items() if name in catalog
     )
 
 

@@ -6,30 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trtenv import console
 from trtenv.catalog.resolve import Wish
 from trtenv.engine.stamp import read_stamp
-from trtenv.errors import HostError, TrtenvError, UsageError
-from trtenv.pipeline.build import (
-    BuildPlan,
-    check_opset,
-    is_built,
-    plan_build,
-    run_build,
-    with_shapes,
-)
+from trtenv.errors import HostError, ResolutionError, TrtenvError, UsageError
+from trtenv.pipeline.build import run_build
 from trtenv.pipeline.export import ExportSpec, is_exported, run_export
 from trtenv.pipeline.onnxmodel import OnnxModel, read_onnx
 from trtenv.pipeline.place import Place, Settings
+from trtenv.pipeline.request import BuildPlan, is_built, plan_build, with_model
 from trtenv.pipeline.staging import refuse_foreign, sole_writer, staging_folder
 from trtenv.runners.protocol import Session
 from trtenv.spec.build import BuildSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """One engine that is wanted: an environment by name, or the best of a TensorRT version."""
 
     environment: str | None = None
@@ -51,7 +44,10 @@ class Target:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of one artifact: its stamp where it is in place, else the error."""
+    """What became of one artifact: its stamp where it is in place, else the error.
+
+    unplaced: the TensorRT asked for, where no environment has it.
+    """
 
     target: str
     output: Path | None = None
@@ -59,6 +55,7 @@ class Outcome:
     reason: str | None = None
     unchanged: bool = False
     error: TrtenvError | None = None
+    unplaced: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -71,15 +68,19 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Everything decided, nothing started: what --dry-run prints and `carry_out` does."""
+class Work(NamedTuple):
+    """Everything decided, nothing started: what --dry-run prints and `carry_out` does.
+
+    named: the engine's file, where the user named one.
+    """
 
     onnx: Path
     export: ExportSpec | None
     export_place: Place | None
     plans: tuple[BuildPlan, ...]
     refused: tuple[Outcome, ...] = ()
+    spec: BuildSpec = BuildSpec()
+    named: Path | None = None
 
 
 def plan_engines(
@@ -103,7 +104,8 @@ def plan_engines(
             place = Place(choice, settings, replace(settings.options, needs_gpu=gpu))
             plan = plan_build(place, spec, name(place, spec))
         except TrtenvError as error:
-            refused.append(Outcome(target=str(target), error=error))
+            unplaced = target.trt if isinstance(error, ResolutionError) else None
+            refused.append(Outcome(target=str(target), error=error, unplaced=unplaced))
         else:
             console.say(f"{choice.environment.name}: {choice.reason} ({choice.runner})")
             plans.setdefault(plan.output, plan)
@@ -126,7 +128,8 @@ def export_place(
             why = "asked for" if asked else f"since no target holds {' and '.join(needs)}"
             console.say(f"{choice.environment.name}: exports, {why}")
     mounts = (*place.options.mounts, *spec.mounts())
-    place.options = replace(place.options, needs_torch=True, mounts=mounts)
+    packages = tuple(name for name in needs if name != "torch")
+    place.options = replace(place.options, needs_torch=True, needs_packages=packages, mounts=mounts)
     return place
 
 
@@ -180,16 +183,35 @@ def _export(spec: ExportSpec, place: Place, rooms: Rooms) -> Outcome:
     return Outcome(target="onnx", output=spec.output, stamp=stamp)
 
 
+def _lint(plan: BuildPlan, onnx: Path) -> None:
+    """ModelRefused before anything is started; what is risky is said."""
+    from trtenv.pipeline.lint import RISKY, lint, raise_if_blocked
+
+    wishes = plan.spec.wishes
+    report = lint(
+        onnx,
+        plan.profiles,
+        *plan.place.target,
+        dla="use_dla_core" in wishes,
+        gpu_fallback="allow_gpu_fallback" in wishes,
+        plugins="static_plugins" in wishes or "dynamic_plugins" in wishes,
+    )
+    raise_if_blocked(report)
+    for finding in report.findings:
+        if finding.verdict == RISKY:
+            console.say(f"risky: {finding.message}")
+
+
 def _build(plan: BuildPlan, model: OnnxModel, rooms: Rooms) -> Outcome:
     choice = plan.place.choice
     outcome = Outcome(target=choice.environment.name, output=plan.output, reason=choice.reason)
     try:
-        check_opset(plan, model)
-        plan = with_shapes(plan, model.inputs)
+        plan = with_model(plan, model)
         if is_built(plan, model):
             console.say(f"{plan.output} is unchanged")
             outcome.stamp, outcome.unchanged = read_stamp(plan.output) or {}, True
         else:
+            _lint(plan, model.path)
             inputs = [model.path, *(model.path.parent / name for name in model.external)]
             refuse_foreign(plan.output, inputs, force=plan.place.settings.force)
             with sole_writer(plan.output), rooms.enter(plan.place) as session:

@@ -6,17 +6,23 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from trtenv.pipeline.convert import Work
+from trtenv.dialect.build import Translation, study
+from trtenv.dialect.versions import split_flavour
+from trtenv.pipeline.convert import Outcome, Work
 from trtenv.pipeline.export import export_params
+from trtenv.pipeline.onnxmodel import read_onnx
 from trtenv.pipeline.place import Place
+from trtenv.pipeline.request import with_model
 from trtenv.runners.container import ROOT, WORKER, inside, option_binds
 from trtenv.runners.protocol import JOBS_FOLDER
+from trtenv.spec.build import BuildSpec
 
 # Stands for the staging folder of a real run: with these files in it, the commands can be pasted.
 STAGING = Path("trtenv-job")
 
 
 def describe(work: Work) -> list[dict[str, Any]]:
+    """One document for each job. UsageError where the request does not fit a model that is there."""
     jobs = []
     if work.export and work.export_place:
         place = work.export_place
@@ -25,11 +31,64 @@ def describe(work: Work) -> list[dict[str, Any]]:
             work.export, lambda path: inside(path, binds) if binds else str(path)
         )
         jobs.append(job("export", params, place, {}))
+    model = None if work.export or not work.onnx.exists() else read_onnx(work.onnx)
     for plan in work.plans:
+        fitted = plan if model is None else with_model(plan, model)
         onnx = f"jobs/onnx/{work.onnx.name}"
         shown = folders(plan.place)[0] + f"/onnx/{work.onnx.name}"
-        jobs.append(job("build", plan.params(shown), plan.place, {onnx: str(work.onnx)}))
+        found = job("build", fitted.params(shown), plan.place, {onnx: str(work.onnx)})
+        said = dialect(fitted.translation, fitted.spec, plan.place.target, work.onnx, plan.output)
+        jobs.append({**found, "dialect": said})
     return jobs
+
+
+def unplaced(work: Work) -> tuple[list[dict[str, Any]], list[Outcome]]:
+    """What would be said to TensorRTs that no environment has; and the outcomes that stay refused."""
+    found, rest = [], []
+    for outcome in work.refused:
+        flavour, version = split_flavour(outcome.unplaced or "")
+        if not version or not outcome.error:
+            rest.append(outcome)
+            continue
+        said = study(work.spec, flavour, version)
+        output = work.named or Path(f"{work.onnx.stem}.{outcome.unplaced}.engine")
+        found.append(
+            {
+                "environment": None,
+                "kind": "build",
+                "reason": outcome.error.message,
+                "dialect": dialect(said, work.spec, (flavour, version), work.onnx, output),
+            }
+        )
+    return found, rest
+
+
+def dialect(
+    said: Translation, spec: BuildSpec, target: tuple[str, str], onnx: Path, output: Path
+) -> dict[str, Any]:
+    """The request in the words of both back ends, and what became of each option."""
+    flavour, version = target
+    return {
+        "flavour": flavour,
+        "version": version,
+        "builder": said.builder,
+        "notes": list(said.notes),
+        "options": [entry.to_dict() for entry in said.entries],
+        "refused": bool(said.refused),
+        "graph": list(said.graph),
+        "api": list(said.steps),
+        "trtexec": trtexec_line(spec, target, onnx, output),
+    }
+
+
+def trtexec_line(
+    spec: BuildSpec, target: tuple[str, str], onnx: Path, output: Path
+) -> dict[str, Any]:
+    """The equal argv of trtexec, also where the API builds; or why there is none."""
+    found = study(spec._replace(builder="trtexec"), *target)
+    argv = None if found.refused else found.argv(str(onnx), str(output))
+    reasons = [f"{entry.flag}: {entry.reason}" for entry in found.refused]
+    return {"argv": argv, "graph": list(found.graph), "why_not": reasons}
 
 
 def folders(place: Place) -> tuple[str, str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from trtenv import __version__, console
 from trtenv.dialect.versions import opset_range
 from trtenv.engine.digests import file_digest
 from trtenv.engine.stamp import fingerprint, is_current, read_stamp
 from trtenv.errors import ArtifactError, UsageError
-from trtenv.pipeline.build import job_sources
 from trtenv.pipeline.place import Place, now
+from trtenv.pipeline.request import job_sources
 from trtenv.pipeline.staging import publish, publish_log
 from trtenv.runners.protocol import Job, JobResult, Mount, Session
 from trtenv.spec.model import ModelRef
@@ -25,23 +25,22 @@ ANY_TARGET = ("tensorrt", "8.4.1")
 TOLERANCE = {"max_abs": 1e-3, "rel": 1e-4}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSpec:
+class ExportSpec(NamedTuple):
     """What ONNX is wanted. `opset` None is the newest that torch and every target take.
 
     tolerance: largest absolute difference, and norm of the difference over norm of the reference.
     """
 
     model: ModelRef
+    output: Path
     weights: str | None = None
-    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    shapes: Mapping[str, ShapeRange] = MappingProxyType({})
     opset: int | None = None
     max_opset: int = 17
     exporter: str = "auto"
     simplify: str = "auto"
     verify: bool = True
-    tolerance: Mapping[str, float] = field(default_factory=lambda: dict(TOLERANCE))
-    output: Path
+    tolerance: Mapping[str, float] = TOLERANCE
 
     @property
     def weights_file(self) -> Path | None:

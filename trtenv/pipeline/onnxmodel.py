@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trtenv.engine import onnxfile
 from trtenv.engine.digests import file_digest
@@ -16,8 +16,7 @@ from trtenv.runners.protocol import Session
 from trtenv.spec.shapes import InputInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxModel:
+class OnnxModel(NamedTuple):
     """`external` are the files beside it that hold weights, relative to its folder."""
 
     path: Path
@@ -65,6 +64,15 @@ def _digest(path: Path, external: tuple[str, ...]) -> str:
         return file_digest(path)
     names = (path.name, *external)
     return fingerprint({name: file_digest(path.parent / name) for name in names})
+
+
+def is_quantized(model: OnnxModel) -> bool:
+    """Whether the graph says itself what runs in INT8 or FP8."""
+    from trtenv.engine.onnxgraph import read_graph
+
+    with named(model.path), opened(model.path) as source:
+        graph, _ = read_graph(source)
+    return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes)
 
 
 def stage(model: OnnxModel, session: Session) -> str:

@@ -55,10 +55,10 @@ class Settings:
     def host_for(self, candidates: Iterable[Environment]) -> Host:
         """The host with the interpreters that these need: looking for all of them takes a while."""
         wheels = [env for env in candidates if env.kind == "wheel" and self.runner != "docker"]
-        return replace(self.host, pythons=available_pythons({env.python for env in wheels}))
+        return self.host._replace(pythons=available_pythons({env.python for env in wheels}))
 
     def resolve(self, wish: Wish) -> Choice:
-        wish = replace(wish, runner=self.runner)
+        wish = wish._replace(runner=self.runner)
         host = self.host_for(asked_for(wish, self.catalog))
         return resolve(wish, self.catalog, host, lenient=self.dry_run)
 
@@ -93,9 +93,12 @@ class Place:
 
     @property
     def lock_name(self) -> str:
-        """A wheel environment is another thing as a venv than as an image: each has its own entry."""
-        wheel = self.environment.kind == "wheel" and self.choice.runner == "docker"
-        return self.environment.name + ("@docker" if wheel else "")
+        """A wheel environment is another thing as an image than as a venv, and with torchvision than
+        without: each has its own entry, such as `rtx-1.7@docker+torchvision`."""
+        env = self.environment
+        parts = ["docker"] if env.kind == "wheel" and self.choice.runner == "docker" else []
+        parts += [name for name in env.on_demand if name in self.options.needs_packages]
+        return env.name + ("@" + "+".join(parts) if parts else "")
 
     @cached_property
     def locked_entry(self) -> LockEntry | None:
@@ -123,7 +126,7 @@ class Place:
             torch = entry.measured.get("torch_digest")
             if torch and self.torch_digest(found) not in (None, torch):
                 check_digest(
-                    replace(entry, digest=torch),
+                    entry._replace(digest=torch),
                     str(self.torch_digest(found)),
                     f"{self.lock_name} with torch",
                     self.settings.lock,

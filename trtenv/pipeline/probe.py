@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from trtenv import console
-from trtenv.catalog.load import Catalog
 from trtenv.catalog.lock import read_lock
 from trtenv.catalog.model import Environment
 from trtenv.catalog.resolve import Wish
@@ -98,7 +97,7 @@ def adopt_image(reference: str, settings: Settings) -> str:
         holds=frozenset({"tensorrt", "torch"} if found.get("torch") else {"tensorrt"}),
         confidence="measured",
     )
-    settings.catalog = Catalog([*settings.catalog.values(), adopted])
+    settings.catalog = settings.catalog.replaced([adopted])
     return name
 
 
@@ -106,7 +105,7 @@ def declare_image(reference: str, settings: Settings) -> str:
     """An environment of this run for an image that the catalogue does not have."""
     name = "image-" + re.sub(r"[^a-z0-9.+-]+", "-", reference.lower()).strip("-")
     unknown = Environment(name=name, image=reference, arch=(settings.host.machine,))
-    settings.catalog = Catalog([*settings.catalog.values(), unknown])
+    settings.catalog = settings.catalog.replaced([unknown])
     return name
 
 

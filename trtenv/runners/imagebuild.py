@@ -23,11 +23,12 @@ from trtenv.errors import EnvironmentFailed, TrtenvError
 from trtenv.paths import templates_folder
 from trtenv.runners import daemon, pip
 from trtenv.runners.daemon_errors import explain
-from trtenv.runners.imagecontext import pip_script, write_context
+from trtenv.runners.imagecontext import pip_script, torchvision_script, write_context
 from trtenv.runners.protocol import LOG_TAIL_LINES, RunOptions
 from trtenv.runners.wheels import (
     CPU_INDEX,
     cpu_requirement,
+    how_to_make,
     recipe_for,
     requirement_layers,
 )
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 LABEL: Final = "dev.trtenv"
+PACKAGE: Final = f"{LABEL}.package."
 REPOSITORY: Final = "trtenv"
 # Docker writes stderr of a build red, terminal or not.
 COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -65,6 +67,7 @@ class ImagePlan:
     environment: Environment
     base: str
     torch: bool = True
+    packages: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     network: str | None = None
     chosen: bool = False
@@ -78,6 +81,8 @@ class ImagePlan:
     @property
     def hash(self) -> str:
         content = render(self, digest="") + pip_script().decode()
+        if self.packages:
+            content += torchvision_script().decode()
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
@@ -93,6 +98,7 @@ def plan_image(environment: Environment, options: RunOptions) -> ImagePlan:
         environment=environment,
         base=base or f"python:{environment.python[0]}-slim-bookworm",
         torch=options.needs_torch,
+        packages=tuple(name for name in environment.on_demand if name in options.needs_packages),
         extras=extras,
         network=os.environ.get("TRTENV_BUILD_NETWORK"),
         chosen=bool(base or extras),
@@ -117,7 +123,7 @@ def render(plan: ImagePlan, *, digest: str | None = None) -> str:
     )
     templates.filters["quote"] = shlex.quote
     env = plan.environment
-    layers = requirement_layers(env, torch=plan.torch, extras=plan.extras)
+    layers = requirement_layers(env, torch=plan.torch, packages=plan.packages, extras=plan.extras)
     family = [cpu_requirement(each) for each in layers.get("torch", ())]
     return templates.get_template("Dockerfile.j2").render(
         name=env.name,
@@ -136,9 +142,14 @@ def render(plan: ImagePlan, *, digest: str | None = None) -> str:
 
 def _labels(plan: ImagePlan, digest: str) -> dict[str, str]:
     env = plan.environment
+    held = set(env.additions(plan.packages))  # ultralytics brings torchvision
+    added = {
+        f"{PACKAGE}{name}": "yes" for name in env.on_demand if held >= {*env.additions([name])}
+    }
     return {
         f"{LABEL}.environment": env.name,
         f"{LABEL}.hash": digest,
+        **added,
         f"{LABEL}.requirements": plan.key,
         f"{LABEL}.torch": "yes" if plan.torch else "no",
         "org.opencontainers.image.title": f"trtenv {env.name}",
@@ -154,7 +165,7 @@ def ensure_image(environment: Environment, client: DockerClient, options: RunOpt
     if not options.pull:
         raise EnvironmentFailed(
             f"environment `{environment.name}` has no image on this machine",
-            hint=f"trtenv env build {environment.name}",
+            hint=how_to_make(environment, options.needs_packages),
         )
     return build_image(plan, client)
 
@@ -163,7 +174,8 @@ def _find(client: DockerClient, plan: ImagePlan) -> str | None:
     """That very image; where the user asks for no particular one, any of these requirements.
 
     So an image once built from a company's own base image is what later commands use, and one
-    with torch serves where none is needed.
+    with torch serves where none is needed. What was added for a model comes last: with it torch may
+    be another build.
     """
     if daemon.find_image(client, plan.tag):
         return plan.tag
@@ -174,11 +186,17 @@ def _find(client: DockerClient, plan: ImagePlan) -> str | None:
     with daemon.translated():
         # One label only: Podman 4.3 finds nothing by two.
         images = client.api.images(filters={"label": f"{mark}={labels[mark]}"})
-    wanted = [f"{LABEL}.requirements", *([f"{LABEL}.torch"] if plan.torch else [])]
+    added = [key for key in labels if key.startswith(PACKAGE)]
+    wanted = [f"{LABEL}.requirements", *([f"{LABEL}.torch"] if plan.torch else []), *added]
     fitting = [
         image for image in images if all(image["Labels"].get(key) == labels[key] for key in wanted)
     ]
-    for image in sorted(fitting, key=lambda image: image["Created"], reverse=True):
+
+    def rank(image: Mapping[str, Any]) -> tuple[int, int]:
+        more = sum(key.startswith(PACKAGE) for key in image["Labels"])
+        return -more, image["Created"]
+
+    for image in sorted(fitting, key=rank, reverse=True):
         for tag in sorted(image.get("RepoTags") or ()):
             if not tag.endswith(":latest"):
                 return str(tag)

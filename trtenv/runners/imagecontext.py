@@ -18,11 +18,22 @@ from trtenv.paths import templates_folder
 from trtenv.runners import pip
 from trtenv.runners.wheels import normalise, requirement_layers, split_requirement
 
-__all__ = ["ca_bundle", "local_wheels", "pip_conf", "pip_script", "write_context"]
+__all__ = [
+    "ca_bundle",
+    "local_wheels",
+    "pip_conf",
+    "pip_script",
+    "torchvision_script",
+    "write_context",
+]
 
 
 def pip_script() -> bytes:
     return (templates_folder() / "pip.sh").read_bytes()
+
+
+def torchvision_script() -> bytes:
+    return (templates_folder() / "torchvision.sh").read_bytes()
 
 
 def write_context(
@@ -40,6 +51,7 @@ def write_context(
         _add(tar, "build/ca.crt", ca_bundle(settings, os.environ))
         _add(tar, "build/pip.conf", pip_conf(settings).encode())
         _add(tar, "build/pip.sh", pip_script())
+        _add(tar, "build/torchvision.sh", torchvision_script())
         _add(tar, "build/pip.whl", pip.bundled_wheel(environment.python[0]).read_bytes())
         # Also without wheels: pip is pointed at the folder.
         _add(tar, "build/wheels/README", b"Wheels of the host's find-links folders.\n")
@@ -84,11 +96,15 @@ def pip_conf(settings: Mapping[str, Sequence[str]]) -> str:
 def local_wheels(
     links: Iterable[str], environment: Environment, extras: Iterable[str] = ()
 ) -> list[Path]:
-    """Wheels in the host's find-links folders that a pinned requirement may want.
+    """Wheels in the host's find-links folders that a pinned requirement may want, and every torchvision:
+    which one fits is for pip to say.
 
-    Those of torch too where none is asked for: the context stays the same, and so do cached layers.
+    Those of torch and its additions too where none is asked for: the context stays the same, and so
+    do cached layers.
     """
-    layers = requirement_layers(environment, torch=environment.has_torch, extras=extras)
+    layers = requirement_layers(
+        environment, torch=environment.has_torch, packages=environment.on_demand, extras=extras
+    )
     pins = dict(split_requirement(each) for members in layers.values() for each in members)
     found = {
         wheel.name: wheel
@@ -113,6 +129,8 @@ def _fits(wheel: Path, pins: Mapping[str, str | None], minors: Sequence[str]) ->
         return False
     name, version, python, abi = normalise(parts[0]), parts[1], parts[-3], parts[-2]
     wanted = pins.get(name)
+    if name == "torchvision" and name in pins and wanted is None:
+        wanted = version
     if wanted is None or version not in (wanted, *[version] * version.startswith(f"{wanted}+")):
         return False
     exact = {f"cp{minor.replace('.', '')}" for minor in minors}

@@ -88,17 +88,23 @@ def clean_variables(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def install(
-    python: Path, requirements: Sequence[str], step: console.Step, *, keep: Iterable[str] = ()
+    python: Path,
+    requirements: Sequence[str],
+    step: console.Step,
+    *,
+    keep: Iterable[str] = (),
+    dry: bool = False,
 ) -> Any:
     """Install; returns pip's report of exactly what it took from where.
 
-    One step, not a dry run first: from an index without metadata files (PEP 658) the dry run
+    One step, not a `dry` run first: from an index without metadata files (PEP 658) the dry run
     downloads every wheel, and so would the second. `keep` pins what may not change.
     """
     with tempfile.TemporaryDirectory() as folder:
         report, pins = Path(folder, "report.json"), Path(folder, "constraints.txt")
         pins.write_text("".join(f"{each}\n" for each in keep), encoding="utf-8")
         flags = ["--report", str(report), "--constraint", str(pins)]
+        flags += ["--dry-run"] if dry else []
         _run(python, ["install", *flags, *requirements], step)
         return json.loads(report.read_text(encoding="utf-8"))
 

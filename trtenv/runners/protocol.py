@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from trtenv.catalog.model import Environment
 from trtenv.errors import JobFailed, OutOfMemory
@@ -22,8 +23,7 @@ JOBS_FOLDER = Path(__file__).parent.parent / "jobs"
 LOG_TAIL_LINES = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class Mount(NamedTuple):
     """A host folder or file that the environment may see; `target` None lets the runner choose."""
 
     source: Path
@@ -38,7 +38,8 @@ class RunOptions:
     gpus: "none", "all", or indices, UUIDs "0,1"; None asks for GPUs where the job needs one and the
     host has one. shm_size in bytes; None means 16 GiB, capped by the machine's memory. memory is the
     most that a container may use, in bytes; None means all there is. base_image and extra_requirements
-    are of images that are built for wheel environments.
+    are of images that are built for wheel environments. needs_packages are what a model needs beside
+    torch: "torchvision", "ultralytics".
     """
 
     gpus: str | None = None
@@ -53,21 +54,20 @@ class RunOptions:
     user: str | None = None
     needs_gpu: bool = False
     needs_torch: bool = False
+    needs_packages: Sequence[str] = ()
     pull: bool = True
     base_image: str | None = None
     extra_requirements: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """`kind` names the script in jobs/; paths in `params` are already paths of the inside."""
 
     kind: str
     params: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class JobResult:
+class JobResult(NamedTuple):
     """`values` is what the script returned; `out` is its output folder on the host."""
 
     values: dict[str, Any]
@@ -75,8 +75,7 @@ class JobResult:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(NamedTuple):
     """What exactly an environment is on this machine: the lock holds it, the stamp repeats it.
 
     `digest` is sha256 of the image (repository digest where it has one) or of the venv's lock file.
@@ -85,7 +84,7 @@ class Identity:
     digest: str
     reference: str
     platform: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = MappingProxyType({})
 
 
 Event = dict[str, Any]

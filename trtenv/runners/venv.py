@@ -29,7 +29,14 @@ from trtenv.runners.gpus import read_gpus
 from trtenv.runners.pip import LEAKS, clean_variables
 from trtenv.runners.protocol import Identity, RunOptions
 from trtenv.runners.venvsession import Place, VenvSession, place_variables
-from trtenv.runners.wheels import TorchBuild, platform_name, recipe_for, wanted_torch_build
+from trtenv.runners.wheels import (
+    TorchBuild,
+    how_to_make,
+    platform_name,
+    recipe_for,
+    split_requirement,
+    wanted_torch_build,
+)
 
 __all__ = ["VenvRunner", "VenvSession"]
 
@@ -71,6 +78,9 @@ class VenvRunner:
             "torch": venv.torch and venv.torch.version_of("torch"),
             "torch_digest": venv.torch and venv.torch.digest,
         }
+        for requirement in environment.additions(options.needs_packages):
+            name = split_requirement(requirement)[0]
+            details[name] = venv.torch and venv.torch.version_of(name)
         return Identity(
             digest=venv.base.digest,
             reference=f"wheels:{environment.requirements[0]}",
@@ -149,13 +159,21 @@ class VenvRunner:
         interpreter = interpreters.require(
             environment.python, what=f"environment `{environment.name}`"
         )
+        variants: list[tuple[bool, Sequence[str]]] = [(True, options.needs_packages)]
+        if not options.needs_torch:  # with torch, or more, does as well where none is needed
+            more = [(name,) for name in environment.on_demand]
+            variants = [(False, ()), *((environment.has_torch, each) for each in ((), *more))]
         wanted, *others = [
             recipe_for(
-                environment, torch=torch, torch_build=self._torch_build, python=interpreter.minor
+                environment,
+                torch=torch,
+                packages=packages,
+                torch_build=self._torch_build,
+                python=interpreter.minor,
             )
-            for torch in ((True,) if options.needs_torch else (False, environment.has_torch))
+            for torch, packages in variants
         ]
-        for recipe in (wanted, *others):  # with torch does as well where none is needed
+        for recipe in (wanted, *others):
             if found := venvbuild.find(self._cache, recipe):
                 return found
         if dry:
@@ -163,7 +181,7 @@ class VenvRunner:
         if not options.pull:
             raise EnvironmentFailed(
                 f"environment `{environment.name}` is not on this machine",
-                hint=f"trtenv env pull {environment.name}",
+                hint=how_to_make(environment, options.needs_packages),
             )
         return venvbuild.create(self._cache, wanted, interpreter)
 

@@ -2,8 +2,8 @@
 
 An environment is made at its final path, because pip writes that path into every console script;
 the marker file comes last, and a folder without it is a remainder that the next run replaces.
-Base and torch variants share one lock of the base packages: an engine is built with the same ones
-either way.
+All variants share one lock of the base packages: an engine is built with the same ones either way.
+Those with torch start from one lock of torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,15 @@ from trtenv.errors import EnvironmentFailed
 from trtenv.runners import pip
 from trtenv.runners.interpreters import Interpreter
 from trtenv.runners.protocol import LOG_TAIL_LINES
-from trtenv.runners.wheels import Lock, Recipe, cpu_requirement, with_cpu_torch
+from trtenv.runners.wheels import (
+    Lock,
+    Recipe,
+    build_tag,
+    cpu_requirement,
+    default_build,
+    split_requirement,
+    with_cpu_torch,
+)
 
 __all__ = ["Venv", "create", "find", "leftovers", "remove"]
 
@@ -36,7 +44,7 @@ CACHEDIR_TAG: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Venv:
-    """A whole environment on disk. `torch` is the lock of what an export needs on top."""
+    """A whole environment on disk. `torch` is the lock of all that an export needs on top."""
 
     folder: Path
     base: Lock
@@ -177,17 +185,25 @@ def _fill(
     cache: Path, recipe: Recipe, folder: Path, interpreter: Interpreter, step: console.Step
 ) -> None:
     python = folder / "bin" / "python"
-    base_lock, lock = (cache / "locks" / f"{each.folder}.json" for each in (recipe.base, recipe))
-    if _read(base_lock) is None:
-        lock.unlink(missing_ok=True)  # what torch needed beside other base packages
+    base_lock, torch_lock, lock = (
+        cache / "locks" / f"{each.folder}.json" for each in (recipe.base, recipe.plain, recipe)
+    )
+    if _read(base_lock) is None:  # what torch needed beside other base packages
+        torch_lock.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
     base = _install(python, recipe.base, recipe.requirements, base_lock, step)
     torch = None
-    if recipe.torch_requirements:
+    if recipe.additions and _read(lock):
+        torch = _install(python, recipe, (), lock, step)
+    elif recipe.torch_requirements:
         wanted = recipe.torch_requirements
-        if recipe.torch_build == "cpu" and _read(lock) is None:
+        if recipe.torch_build == "cpu" and _read(torch_lock) is None:
             wanted = _prefer_cpu(python, recipe, step)
         # torch's own wishes must not move what engines are built with.
-        torch = _install(python, recipe, wanted, lock, step, keep=base)
+        torch = _install(python, recipe, wanted, torch_lock, step, keep=base)
+        if recipe.additions:
+            torch = _add(python, recipe, base, torch, step)
+            _write(lock, torch.to_json())
     marker = {
         "base": json.loads(base.to_json()),
         "python_version": interpreter.version,
@@ -207,6 +223,42 @@ def _prefer_cpu(python: Path, recipe: Recipe, step: console.Step) -> tuple[str, 
             "build, which is some gigabytes larger"
         )
     return chosen or recipe.torch_requirements
+
+
+def _add(python: Path, recipe: Recipe, base: Lock, torch: Lock, step: console.Step) -> Lock:
+    """Install the additions; returns the lock of torch with them."""
+    held = {each.name: f"{each.name}=={each.version}" for each in base.updated(torch).packages}
+    vision, *pair = _matching_torchvision(python, recipe, held, torch, step)
+    wanted = [vision if each == "torchvision" else each for each in recipe.additions]
+    for requirement in pair:
+        del held[split_requirement(requirement)[0]]
+    report = pip.install(python, [*pair, *wanted], step, keep=held.values())
+    return torch.updated(Lock.from_report(report, recipe))
+
+
+def _matching_torchvision(
+    python: Path, recipe: Recipe, held: Mapping[str, str], torch: Lock, step: console.Step
+) -> tuple[str, ...]:
+    """What to ask pip for: torchvision of torch's own build and, where there is none, the default
+    build of torch to go with it.
+
+    Which version fits torch, pip finds; of builds it knows nothing.
+    """
+    report = pip.install(python, ["torchvision"], step, keep=held.values(), dry=True)
+    vision = Lock.from_report(report, recipe).version_of("torchvision")
+    if vision is None:  # installed with torch
+        return ("torchvision",)
+    build = torch.version_of("torch") or ""
+    if build_tag(vision) == build_tag(build):
+        return (f"torchvision=={vision}",)
+    cpu = cpu_requirement(f"torchvision=={vision.partition('+')[0]}")
+    if build_tag(build) == "cpu" and cpu and (found := pip.find_cpu_build(python, cpu)):
+        return (found,)
+    console.say(
+        "note: no source within reach has torchvision's CPU build; installing the default build "
+        "of torch beside it, which is some gigabytes larger"
+    )
+    return (default_build("torchvision", vision), default_build("torch", build))
 
 
 def _install(

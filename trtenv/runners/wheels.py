@@ -7,7 +7,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +21,10 @@ __all__ = [
     "Package",
     "Recipe",
     "TorchBuild",
+    "build_tag",
     "cpu_requirement",
+    "default_build",
+    "how_to_make",
     "library_folders",
     "normalise",
     "platform_name",
@@ -52,6 +55,8 @@ class Recipe:
     requirements: tuple[str, ...]
     # Empty where no job exports a model.
     torch_requirements: tuple[str, ...] = ()
+    # What a model needs beside torch, installed after it.
+    additions: tuple[str, ...] = ()
     torch_build: TorchBuild = "default"
     python: str
     platform: str
@@ -67,11 +72,18 @@ class Recipe:
         )
 
     @property
+    def plain(self) -> Recipe:
+        """The same without additions: torch is locked once, whatever is added to it."""
+        return replace(self, additions=())
+
+    @property
     def key(self) -> str:
         """12 hex digits, the same on every machine."""
         parts: list[object] = [LAYOUT, self.python, self.platform, self.requirements]
         if self.torch_requirements:
             parts += [self.torch_requirements, self.torch_build]
+        if self.additions:
+            parts += [self.additions]
         return _sha256(json.dumps(parts))[:12]
 
     @property
@@ -80,8 +92,14 @@ class Recipe:
 
 
 def recipe_for(
-    environment: Environment, *, torch: bool, torch_build: TorchBuild, python: str
+    environment: Environment,
+    *,
+    torch: bool,
+    packages: Iterable[str] = (),
+    torch_build: TorchBuild,
+    python: str,
 ) -> Recipe:
+    """`packages` are a model's, as Environment.on_demand names them."""
     if torch and not environment.has_torch:
         raise EnvironmentFailed(
             f"environment `{environment.name}` has no torch: its wheels can build and run engines, "
@@ -92,10 +110,17 @@ def recipe_for(
         name=environment.name,
         requirements=environment.requirements,
         torch_requirements=environment.torch_requirements if torch else (),
+        additions=environment.additions(packages) if torch else (),
         torch_build=torch_build,
         python=python,
         platform=platform_name(),
     )
+
+
+def how_to_make(environment: Environment, packages: Iterable[str]) -> str:
+    """The command that makes it ahead of its first use."""
+    added = "".join(f" --with {name}" for name in packages if name in environment.on_demand)
+    return f"trtenv env build {environment.name}{added}"
 
 
 def platform_name() -> str:
@@ -145,8 +170,22 @@ def with_cpu_torch(
     return tuple((found[cpu] or each) if cpu else each for each, cpu in wanted.items())
 
 
+def build_tag(version: str) -> str:
+    """`cpu` of `2.13.0+cpu`: builds that belong together have the same."""
+    return version.partition("+")[2]
+
+
+def default_build(name: str, version: str) -> str:
+    """A requirement that no CPU build meets: `==2.13.0` would take 2.13.0+cpu, and prefer it."""
+    return f"{name}==={version.partition('+')[0]}"
+
+
 def requirement_layers(
-    environment: Environment, *, torch: bool, extras: Iterable[str] = ()
+    environment: Environment,
+    *,
+    torch: bool,
+    packages: Iterable[str] = (),
+    extras: Iterable[str] = (),
 ) -> dict[str, tuple[str, ...]]:
     """Image layers, largest and least often changed first."""
     rest = list(environment.requirements)
@@ -156,7 +195,15 @@ def requirement_layers(
     tensorrt = tuple(e for e, name in named.items() if name.startswith(("tensorrt", "nvidia-")))
     family = tuple(e for e, name in named.items() if name in TORCH_FAMILY)
     others = tuple(e for e in named if e not in tensorrt + family)
-    layers = {"TensorRT": tensorrt, "torch": family, "rest": others, "extras": tuple(extras)}
+    added = environment.additions(packages) if torch else ()
+    layers = {
+        "TensorRT": tensorrt,
+        "torch": family,
+        "rest": others,
+        "torchvision": tuple(each for each in added if each in TORCH_FAMILY),
+        "additions": tuple(each for each in added if each not in TORCH_FAMILY),
+        "extras": tuple(extras),
+    }
     return {title: members for title, members in layers.items() if members}
 
 
@@ -172,8 +219,12 @@ class Package:
 
     @property
     def requirement(self) -> str:
-        source = f" @ {self.url}" if self.direct else f"=={self.version}"
-        return f"{self.name}{source} --hash=sha256:{self.sha256}"
+        exact = f"{self.name}=={self.version}"
+        if self.direct:
+            exact = f"{self.name} @ {self.url}"
+        elif self.name in TORCH_FAMILY and not build_tag(self.version):
+            exact = default_build(self.name, self.version)
+        return f"{exact} --hash=sha256:{self.sha256}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +270,11 @@ class Lock:
             platform=document["platform"],
             packages=tuple(sorted(Package(**each) for each in document["packages"])),
         )
+
+    def updated(self, newer: Self) -> Self:
+        """With what was installed, or replaced, later."""
+        packages = {each.name: each for each in (*self.packages, *newer.packages)}
+        return replace(self, packages=tuple(sorted(packages.values())))
 
     @classmethod
     def from_report(cls, report: Mapping[str, Any], recipe: Recipe) -> Self:

@@ -114,6 +114,45 @@ def merge_profile(
     return {name: _range_of(name, given) for name in names}
 
 
+def merge_profiles(
+    shapes: Sequence[str],
+    minimum: Sequence[str] = (),
+    optimum: Sequence[str] = (),
+    maximum: Sequence[str] = (),
+) -> tuple[dict[str, ShapeRange], ...]:
+    """One profile for each time that an option was given; all must be given equally often."""
+    counts = {len(given) for given in (shapes, minimum, optimum, maximum) if given}
+    if len(counts) > 1:
+        raise UsageError(
+            "--min-shapes, --opt-shapes and --max-shapes make one profile each time they are given, "
+            "and one of them is given more often than another"
+        )
+    count = counts.pop() if counts else 0
+    found = []
+    for index in range(count):
+        own = [given[index] if given else None for given in (shapes, minimum, optimum, maximum)]
+        found.append(merge_profile(*own))
+    if len({frozenset(profile) for profile in found}) > 1:
+        raise UsageError("the profiles name different inputs", hint="name each in every --shapes")
+    return tuple(found)
+
+
+def hull(profiles: Sequence[Shapes]) -> dict[str, ShapeRange]:
+    """The least ranges that hold all profiles: what an export must leave dynamic."""
+    if not profiles:
+        return {}
+    found = dict(profiles[0])
+    for profile in profiles[1:]:
+        for name, shape in profile.items():
+            old = found[name]
+            if len(old.opt) != len(shape.opt):
+                raise UsageError(f"the profiles give input `{name}` different ranks")
+            low = tuple(map(min, old.min, shape.min))
+            high = tuple(map(max, old.max, shape.max))
+            found[name] = ShapeRange(low, old.opt, high)
+    return found
+
+
 def _range_of(name: str, given: Mapping[str, Mapping[str, ShapeRange]]) -> ShapeRange:
     sizes = {key: shapes[name] for key, shapes in given.items() if name in shapes}
     if any(shape.dynamic for shape in sizes.values()):

@@ -1,0 +1,100 @@
+"""Words for every option of a build request, taken from the grammar that its own parser holds."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trtenv.spec.build import BuildSpec
+from trtenv.spec.options import BY_NAME, OPTIONS, Option
+from trtenv.spec.shapes import Shapes, parse_shapes
+from trtenv.spec.values import POOLS
+
+TENSORRT = (
+    *("7.0", "7.1", "7.2.1", "7.2.3", "8.0", "8.2", "8.4", "8.5", "8.6", "9.0", "9.3"),
+    *("10.0", "10.1", "10.4", "10.8", "10.13", "10.16", "11.0", "11.1", "11.4"),
+)
+RTX = ("1.4", "1.5", "1.6", "1.7")
+VERSIONS = tuple(
+    [("tensorrt", version) for version in TENSORRT] + [("tensorrt-rtx", version) for version in RTX]
+)
+PROFILE = parse_shapes("image:1x3x224x224..8x3x224x224..16x3x224x224")
+OTHER_PROFILE = parse_shapes("image:1x3x512x512..4x3x512x512")
+# Of parsers that are no closures over their words. Files exist on every machine that runs tests.
+TEXTS = {
+    "io_formats": ("fp16:chw", "fp32:chw+chw4,int8:chw32"),
+    "names": ("conv1,head*", "Conv_0"),
+    "layer_types": ("conv1:fp16,split:fp16+fp32", "conv1:fp16,fc:fp32"),
+    "layer_devices": ("conv1:DLA,*:GPU",),
+    "data": (__file__,),
+    "file": (__file__,),
+    "output": ("layers.json",),
+    "cache": ("auto", "none", "some.cache"),
+    "number": ("3", "0.5"),
+    "numbers": ("0.5",),
+    "percentiles": ("99", "90,95,99"),
+    "parse_size": ("1024", "4G", "512K"),
+    "pools": tuple(f"{pool}:{size}" for pool in POOLS for size in ("1024", "2G")),
+    "compute_capabilities": ("8.6,8.9", "75"),
+}
+
+
+def grammar(option: Option) -> tuple[str, Mapping[str, Any]]:
+    """The name of the parser's maker, and what the parser was made of."""
+    assert option.parse
+    maker = option.parse.__qualname__.partition(".")[0]
+    return maker, inspect.getclosurevars(option.parse).nonlocals
+
+
+def words(option: Option) -> tuple[str, ...]:
+    """The choices, or the members, that this option's parser knows."""
+    maker, held = grammar(option)
+    if maker == "switches":
+        held = inspect.getclosurevars(held["canonical"]).nonlocals
+    return tuple(held["by_lower"].values())
+
+
+def texts(option: Option) -> Iterable[str]:
+    maker, held = grammar(option)
+    if maker == "choice":
+        return words(option)
+    if maker == "switches":
+        return [sign + word for word in words(option) for sign in "+-"]
+    if maker == "integer":
+        return [str(held["low"]), str(held["high"] if held["high"] is not None else 1000)]
+    return TEXTS[maker]
+
+
+def values(option: Option) -> Iterable[Any]:
+    if option.parse is None:
+        return (True, False) if option.off else (True,)
+    return [option.read([text] if option.many else text) for text in texts(option)]
+
+
+def spec(
+    given: str = "", *, profiles: tuple[Shapes, ...] = (), builder: str = "auto", **more: Any
+) -> BuildSpec:
+    """From flags as they are typed: `--precision fp16 --workspace 4G`."""
+    wishes: dict[str, Any] = {}
+    for flag in filter(None, (part.strip() for part in f" {given}".split(" --"))):
+        name, _, text = flag.partition(" ")
+        option = BY_NAME[name.removeprefix("no-").replace("-", "_")]
+        if option.parse is None:
+            wishes[option.name] = not name.startswith("no-")
+        else:
+            wishes[option.name] = option.read(text.split() if option.many else text)
+    return BuildSpec(profiles=profiles, wishes=wishes, builder=builder, **more).check()
+
+
+def single_wishes() -> Iterable[BuildSpec]:
+    """One specification for each value of each option whose meaning depends on the version."""
+    yield BuildSpec()
+    yield BuildSpec(profiles=(PROFILE,))
+    yield BuildSpec(profiles=(PROFILE, OTHER_PROFILE))
+    for option in OPTIONS:
+        for value in values(option) if option.dialect else ():
+            wishes = {option.name: value}
+            if option.name in ("calibration", "quantization"):
+                wishes |= {"calibration": __file__, "precision": "int8"}
+            if option.name == "keep_fp32":
+                wishes["precision"] = "fp16"
+            yield BuildSpec(wishes=wishes).check()

@@ -1,0 +1,237 @@
+"""What the dialect says to the Python API, held against the real bindings of each TensorRT.
+
+The bindings are a megabyte; the libraries under them, gigabytes that need a GPU, are empty ones of
+the same names: lazy binding asks only for functions whose address is taken. Nothing is called. Of
+TensorRT 7.0 to 8.4 and 9 no bindings are on the package index: there the rows stand on their
+sources alone.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pythons import interpreter
+from samples import VERSIONS, single_wishes
+
+from trtenv.dialect.build import study
+
+pytestmark = pytest.mark.venv
+
+# Requirement, and the version that the dialect is asked for. Of each release whose rows differ.
+BINDINGS = {
+    "8.5.3.1": "tensorrt==8.5.3.1",
+    "8.6.0": "tensorrt==8.6.0",
+    "8.6.1": "tensorrt-bindings==8.6.1",
+    **{
+        version: f"tensorrt-cu12-bindings=={version}"
+        for version in (
+            *("10.0.1", "10.1.0", "10.2.0", "10.3.0", "10.4.0", "10.6.0", "10.8.0.43", "10.9.0.34"),
+            *("10.10.0.31", "10.12.0.36", "10.13.3.9", "10.14.1.48.post1", "10.16.1.11"),
+            *("11.0.0.114", "11.1.0.106", "11.2.1.2", "11.3.0.99", "11.4.0.106"),
+        )
+    },
+    **{
+        version: f"tensorrt-rtx-cu12-bindings=={version}"
+        for version in ("1.4.0.76", "1.5.0.114", "1.6.1.120", "1.7.1.116")
+    },
+}
+PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
+# The functions whose addresses the bindings take when they are imported; those of 8.x are C++.
+TAKEN = (
+    *("getNvOnnxParserVersion", "getBuilderPluginRegistry", "getPluginRegistry"),
+    *("initLibNvInferPlugins", "_ZN14nvcaffeparser117createCaffeParserEv"),
+    *("_ZN14nvcaffeparser123shutdownProtobufLibraryEv", "_ZN11nvuffparser15createUffParserEv"),
+)
+LIBRARIES = (
+    *(f"lib{name}.so.{major}" for major in (8, 10, 11) for name in ("nvinfer", "nvonnxparser")),
+    *(f"libnvinfer_plugin.so.{major}" for major in (8, 10, 11)),
+    *("libnvparsers.so.8", "libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"),
+)
+# Classes with their attributes, enums with their members.
+READ = """
+import importlib, json, os, sys
+sys.setdlopenflags(os.RTLD_LAZY)
+trt = importlib.import_module(sys.argv[1])
+classes = {name: entry for name, entry in vars(trt).items() if isinstance(entry, type)}
+json.dump({name: sorted(getattr(entry, "__members__", dir(entry)))
+           for name, entry in classes.items()}, sys.stdout)
+"""
+TYPES = {
+    **{"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int32": "INT32", "int64": "INT64"},
+    **{"int8": "INT8", "uint8": "UINT8", "fp8": "FP8", "bool": "BOOL"},
+}
+Surface = Mapping[str, list[str]]
+
+# Where the API has a name and the dialect refuses it all the same, because it does nothing there.
+STRICTER = {
+    "tensorrt": {},
+    "tensorrt-rtx": {},
+}
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("gcc"):
+        pytest.skip("no gcc for the stand-ins of TensorRT's libraries")
+    folder = tmp_path_factory.mktemp("libraries")
+    source = folder / "empty.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in TAKEN))
+    for name in LIBRARIES:
+        gcc = ["gcc", "-shared", "-fPIC", "-o", str(folder / name), f"-Wl,-soname,{name}"]
+        subprocess.run([*gcc, str(source)], check=True)
+    return folder
+
+
+def unpacked(version: str, cache: Path) -> Path:
+    """The bindings alone: the wheels of 8.5 and 8.6.0 hold the libraries too."""
+    folder = cache / "bindings" / version
+    if folder.is_dir():
+        return folder
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    command += ["--python-version", "3.10", "--implementation", "cp", "--abi", "cp310"]
+    command += ["--abi", "none", *(f"--platform={platform}" for platform in PLATFORMS)]
+    subprocess.run([*command, "-d", str(part / "wheel"), BINDINGS[version]], check=True)
+    (wheel,) = (part / "wheel").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith(("/tensorrt.so", "/tensorrt_rtx.so", ".py")):
+                archive.extract(name, part)
+    shutil.rmtree(part / "wheel")
+    return part.rename(folder)
+
+
+@pytest.fixture(scope="session", params=BINDINGS)
+def bindings(
+    request: pytest.FixtureRequest, libraries: Path, shared_cache: Path
+) -> Iterator[tuple[str, str, Surface]]:
+    """Flavour, version, and what the bindings hold."""
+    version = request.param
+    if version in ("8.5.3.1", "8.6.0") and shutil.disk_usage(libraries).free < 2 * 10**9:
+        pytest.skip("needs 2 GB on the disk")
+    site = unpacked(version, shared_cache)
+    package = next(site.glob("tensorrt*")).name
+    run = subprocess.run(
+        [interpreter("3.10"), "-c", READ, package],
+        env={"LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": str(site)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    flavour = "tensorrt-rtx" if "rtx" in package else "tensorrt"
+    yield flavour, version, json.loads(run.stdout)
+
+
+def needs(step: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Class and attribute, or enum and member, of all that a step of the API takes."""
+    name = step.get("name", "")
+    match step["do"]:
+        case "network_flag":
+            yield "NetworkDefinitionCreationFlag", name
+        case "parser_flag":
+            yield from (("OnnxParserFlag", name), ("OnnxParser", "set_flag"))
+        case "set_flag" | "clear_flag" as method:
+            yield from (("BuilderFlag", name), ("IBuilderConfig", method))
+        case "set":
+            yield "IBuilderConfig", name
+        case "set_enum":
+            yield from (("IBuilderConfig", name), (step["enum"], step["value"]))
+        case "memory_pool":
+            yield from (("MemoryPoolType", name), ("IBuilderConfig", "set_memory_pool_limit"))
+        case "tactic_source":
+            yield "TacticSource", name
+            yield from (("IBuilderConfig", f"{verb}_tactic_sources") for verb in ("get", "set"))
+        case "preview":
+            yield from (("PreviewFeature", name), ("IBuilderConfig", "set_preview_feature"))
+        case "io_formats":
+            yield from (("ITensor", "allowed_formats"), ("ITensor", "dtype"))
+            for entry in step["value"]:
+                yield from (("TensorFormat", layout) for layout in entry["layouts"])
+                yield from [("DataType", TYPES[entry["type"]])] if entry["type"] else []
+        case "layer_precisions" | "layer_output_types" as kind:
+            yield "ILayer", "precision" if kind == "layer_precisions" else "set_output_type"
+            for types in step["value"].values():
+                yield from (("DataType", TYPES[part]) for part in types.split("+"))
+        case "layer_device_types":
+            yield "IBuilderConfig", "set_device_type"
+            yield from (("DeviceType", device) for device in step["value"].values())
+        case "compute_capabilities":
+            yield "IBuilderConfig", "num_compute_capabilities"
+            yield "IBuilderConfig", "set_compute_capability"
+            yield from (("ComputeCapability", "SM" + sm.replace(".", "")) for sm in step["value"])
+        case "plugin_registry":
+            yield from (("Builder", "get_plugin_registry"), ("IPluginRegistry", "load_library"))
+        case "profiles":
+            yield "Builder", "create_optimization_profile"
+            yield from (("IOptimizationProfile", f"set_shape{kind}") for kind in ("", "_input"))
+            yield "IBuilderConfig", "add_optimization_profile"
+        case "calibrate":
+            yield "IBuilderConfig", "int8_calibrator"
+            yield from (("IInt8EntropyCalibrator2", ""), ("IInt8MinMaxCalibrator", ""))
+        case "timing_cache":
+            yield from (("IBuilderConfig", f"{verb}_timing_cache") for verb in ("create", "set"))
+            yield "ITimingCache", "serialize"
+        case "export_layer_info":
+            yield from (("EngineInspector", ""), ("LayerInformationFormat", "JSON"))
+        case "load_libraries":  # by the dynamic loader
+            return
+        case other:
+            raise AssertionError(f"nothing is known of the step {other}")
+
+
+def missing(step: Mapping[str, Any], surface: Surface) -> list[str]:
+    return [
+        f"{owner}.{name}"
+        for owner, name in needs(step)
+        if owner not in surface or (name and name not in surface[owner])
+    ]
+
+
+def test_all_that_is_said_to_the_api_exists(bindings: tuple[str, str, Surface]) -> None:
+    flavour, version, surface = bindings
+    wrong = {}
+    for spec in single_wishes():
+        for entry in study(spec, flavour, version, ("api",)).entries:
+            if lacking := [name for step in entry.steps for name in missing(step, surface)]:
+                wrong[f"{entry.option} {entry.value}"] = lacking
+    assert wrong == {}
+
+
+@pytest.fixture(scope="session")
+def said() -> list[dict[str, list[tuple[Mapping[str, Any], ...]]]]:
+    """By single wish and option: how any TensorRT is told of it."""
+    found: list[dict[str, list[tuple[Mapping[str, Any], ...]]]] = []
+    for spec in single_wishes():
+        ways: dict[str, list[tuple[Mapping[str, Any], ...]]] = {}
+        for flavour, version in VERSIONS:
+            for entry in study(spec, flavour, version, ("api",)).entries:
+                if entry.steps and entry.steps not in ways.setdefault(entry.option, []):
+                    ways[entry.option].append(entry.steps)
+        found.append(ways)
+    return found
+
+
+def test_what_is_refused_is_really_absent(
+    bindings: tuple[str, str, Surface], said: list[dict[str, list[tuple[Mapping[str, Any], ...]]]]
+) -> None:
+    """Refused here and said to others: something of what others are told is missing here."""
+    flavour, version, surface = bindings
+    able = {}
+    for spec, ways in zip(single_wishes(), said, strict=True):
+        for entry in study(spec, flavour, version, ("api",)).refused:
+            for steps in ways.get(entry.option, ()):
+                if not any(missing(step, surface) for step in steps):
+                    able[f"{entry.option} {entry.value}"] = entry.reason
+    assert able == STRICTER[flavour]
+
+
+def test_an_invented_name_would_be_found(bindings: tuple[str, str, Surface]) -> None:
+    surface = bindings[2]
+    assert missing({"do": "set_flag", "name": "FP17"}, surface) == ["BuilderFlag.FP17"]
+    assert missing({"do": "set", "name": "max_worksize"}, surface) == ["IBuilderConfig.max_worksize"]
