@@ -30,7 +30,6 @@ import graph
 import rounding
 
 Tool = Callable[[Path, str, list[str], dict[str, Any]], onnx.ModelProto]
-SMALL = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 TOLERANCE = {"float16": 0.01, "bfloat16": 0.08}
 BUILD = """
 import sys, tensorrt_rtx as trt
@@ -54,9 +53,21 @@ if builder.build_serialized_network(network, config) is None:
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 # name: (graph, input, weights). A trap is passed when the outputs are right.
 TRAPS: dict[str, tuple[str, list[float], dict[str, Any]]] = {
-    "named node kept": ("y = MatMul(x, w) keep = MatMul(y, w) z = Relu(keep)", [0.1, 0.2, 0.3, 0.4], {}),
-    "weight of 1e6": ("y = MatMul(x, w) z = Mul(y, big) out = Mul(z, small)", [1, 2, 3, 4], {"big": 1e6, "small": 1e-6}),
-    "epsilon of 1e-12": ("a = Abs(x) b = Add(a, tiny) out = Div(x, b)", [0, 0, 1, 2], {"tiny": 1e-12}),
+    "named node kept": (
+        "y = MatMul(x, w) keep = MatMul(y, w) z = Relu(keep)",
+        [0.1, 0.2, 0.3, 0.4],
+        {},
+    ),
+    "weight of 1e6": (
+        "y = MatMul(x, w) z = Mul(y, big) out = Mul(z, small)",
+        [1, 2, 3, 4],
+        {"big": 1e6, "small": 1e-6},
+    ),
+    "epsilon of 1e-12": (
+        "a = Abs(x) b = Add(a, tiny) out = Div(x, b)",
+        [0, 0, 1, 2],
+        {"tiny": 1e-12},
+    ),
     "mean of squares": (
         "p = Pow(x, two) m = ReduceMean <axes = [1]> (p) e = Add(m, small) r = Sqrt(e) out = Div(x, r)",
         [900, -800, 1000, 700],
@@ -127,7 +138,9 @@ def with_common_auto(path: Path, to: str, kept: list[str], feed: dict[str, Any])
     from onnxconverter_common.auto_mixed_precision import auto_convert_mixed_precision
 
     only_float16(to)
-    return auto_convert_mixed_precision(onnx.load(path), feed, rtol=0.01, atol=0.01, keep_io_types=True)
+    return auto_convert_mixed_precision(
+        onnx.load(path), feed, rtol=0.01, atol=0.01, keep_io_types=True
+    )
 
 
 def with_autocast(path: Path, to: str, kept: list[str], feed: dict[str, Any]) -> onnx.ModelProto:
@@ -202,19 +215,26 @@ def outcome(
     ]
     result["io"] = kinds[0] == kinds[1]
     result["casts"] = sum(node.op_type == "Cast" for node in model.graph.node)
-    result["small"] = SMALL[to]
     try:
         inferred = onnx.shape_inference.infer_shapes(onnx.load(target))
         types = casting.tensor_types(inferred)
         result["kept"] = all(
-            types.get(node.output[0]) == TensorProto.FLOAT for node in model.graph.node if node.name in kept
+            types.get(node.output[0]) == TensorProto.FLOAT
+            for node in model.graph.node
+            if node.name in kept
         )
         emulated = target.with_suffix(".rounded.onnx")
         onnx.save(rounding.rounded(onnx, onnx.load(target), types), emulated)
-        expected, actual = rounding.run(str(path), feed), rounding.run(str(emulated), feed)
+        expected = rounding.run(str(path), feed)
+        try:
+            actual = rounding.run(str(emulated), feed)
+        except Exception:  # noqa: BLE001 - small types inside control flow, which is not rewritten
+            actual = rounding.run(str(target), feed)
         pairs = list(zip(expected.values(), actual.values(), strict=True))
         broken = any(rounding.newly_broken(*pair) for pair in pairs)
-        result["error"] = float("inf") if broken else max(rounding.relative_error(*pair) for pair in pairs)
+        result["error"] = (
+            float("inf") if broken else max(rounding.relative_error(*pair) for pair in pairs)
+        )
     except Exception as error:  # noqa: BLE001
         result["failed"] = f"does not run: {str(error).strip().splitlines()[0][-90:]}"
     return result
@@ -226,12 +246,20 @@ def verdict(result: dict[str, Any], to: str) -> str:
     if not result["kept"]:
         return "cast"
     wrong = result["error"] > TOLERANCE[to]
-    return f"wrong: {result['error']:.2g}" if wrong else "right" + ("" if result["valid"] else ", nodes unsorted")
+    return (
+        f"wrong: {result['error']:.2g}"
+        if wrong
+        else "right" + ("" if result["valid"] else ", nodes unsorted")
+    )
 
 
 def build(python: str, path: Path) -> str:
-    done = subprocess.run([python, "-c", BUILD, str(path)], capture_output=True, text=True, check=False)
-    return "builds" if done.returncode == 0 else "fails: " + done.stderr.strip().splitlines()[-1][:160]
+    done = subprocess.run(
+        [python, "-c", BUILD, str(path)], capture_output=True, text=True, check=False
+    )
+    return (
+        "builds" if done.returncode == 0 else "fails: " + done.stderr.strip().splitlines()[-1][:160]
+    )
 
 
 def compare_traps(to: str, folder: Path) -> Iterator[str]:
@@ -243,11 +271,15 @@ def compare_traps(to: str, folder: Path) -> Iterator[str]:
             yield f"| {name} | {tool} | {verdict(result, to)} |"
 
 
-def compare_models(paths: Sequence[Path], to: str, pythons: Sequence[str], folder: Path) -> Iterator[str]:
+def compare_models(
+    paths: Sequence[Path], to: str, pythons: Sequence[str], folder: Path
+) -> Iterator[str]:
     for path in paths:
         shapes = [value.type.tensor_type.shape.dim for value in onnx.load(path).graph.input]
         sizes = {
-            value.name: {"opt": [dim.dim_value or (128 if axis > 1 else 2) for axis, dim in enumerate(dims)]}
+            value.name: {
+                "opt": [dim.dim_value or (128 if axis > 1 else 2) for axis, dim in enumerate(dims)]
+            }
             for value, dims in zip(onnx.load(path).graph.input, shapes, strict=True)
         }
         feed = next(iter(rounding.inputs_for(onnx, str(path), sizes, None, None)))
@@ -257,7 +289,13 @@ def compare_models(paths: Sequence[Path], to: str, pythons: Sequence[str], folde
             if "failed" in result:
                 yield f"| {path.stem} | {tool} | {result['failed']} |"
                 continue
-            cells = [path.stem, tool, str(result["casts"]), f"{result['error']:.2g}", "yes" if result["io"] else "no"]
+            cells = [
+                path.stem,
+                tool,
+                str(result["casts"]),
+                f"{result['error']:.2g}",
+                "yes" if result["io"] else "no",
+            ]
             cells += ["yes" if result["valid"] else "no", f"{result['seconds']:.1f}"]
             cells += [build(python, target) for python in pythons]
             yield "| " + " | ".join(cells) + " |"
@@ -291,9 +329,14 @@ def single_operators() -> Iterator[tuple[str, onnx.ModelProto]]:
         ]
         nodes = [
             helper.make_node("Relu", ["x"], ["before"]),
-            helper.make_node(name, ["before", *[each.name for each in tensors]], ["y"], name, **attributes),
+            helper.make_node(
+                name, ["before", *[each.name for each in tensors]], ["y"], name, **attributes
+            ),
         ]
-        ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], [onnx.ValueInfoProto(name="y")]
+        ends = (
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [onnx.ValueInfoProto(name="y")],
+        )
         body = helper.make_graph(nodes, name, *ends, tensors)
         model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
         yield name, onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -311,9 +354,11 @@ def try_operators(to: str, pythons: Sequence[str], folder: Path) -> Iterator[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--to", choices=sorted(SMALL), default="float16")
+    parser.add_argument("--to", choices=sorted(TOLERANCE), default="float16")
     parser.add_argument("--build", action="append", default=[], metavar="PYTHON")
     parser.add_argument("--operators", action="store_true")
     options = parser.parse_args()

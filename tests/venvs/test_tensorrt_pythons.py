@@ -69,7 +69,11 @@ def test_probe_reads_it_and_build_says_that_it_needs_a_gpu(
     probed = run_job(python, tmp_path, "probe", {})["values"]
     assert isinstance(probed, dict)
     assert probed["tensorrt"] == "8.5.3.1"
-    params = {"flavour": "tensorrt", "onnx": "none.onnx", "steps": [], "shapes": {}, "output": "e"}
+    params = {
+        **{"flavour": "tensorrt", "onnx": "none.onnx", "output": "e", "builder": "api"},
+        **{"graph": [], "steps": [], "flags": [], "profiles": [{}], "verbose": False},
+        **{"asked": "tf32", "calibration": None, "timing_cache": None},
+    }
     built = run_job(python, tmp_path, "build", params)["error"]
     assert isinstance(built, dict)
     assert built["kind"] == "no-gpu", built

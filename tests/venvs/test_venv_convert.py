@@ -54,7 +54,7 @@ def test_convert_then_nothing_to_do_then_what_changed(folder: Path) -> None:
     _, fp16 = trtenv("convert", *MODEL, *SHAPES, *HERE, "--precision", "fp16", "--sm", "8.6,8.9")
     assert "digits.onnx is unchanged" in fp16
     typed = json.loads((folder / "digits.rtx-1.7.sm86_89.engine.json").read_text())
-    assert typed["engine"]["precision"]["found"]["float16"] > 0
+    assert typed["engine"]["precision"]["found"]["layers"]["fp16"] > 0
     assert typed["targets"]["compute_capabilities"] == ["8.6", "8.9"]
     (folder / "digits.rtx-1.7.engine").write_bytes(b"damaged")
     _, mended = trtenv("convert", *MODEL, *SHAPES, *HERE)

@@ -249,7 +249,9 @@ class Selection(object):
         for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
             for index, name in enumerate(names):
                 formal = formals[min(index, len(formals) - 1)]
-                fixed = node.op_type == "Resize" and formal.name == "scales"  # known to the converter
+                fixed = (
+                    node.op_type == "Resize" and formal.name == "scales"
+                )  # known to the converter
                 if name and self.types[name] == FLOAT and not fixed:
                     if wanted not in allowed.get(formal.type_str, [formal.type_str]):
                         return False

@@ -12,7 +12,16 @@ import onnx_check
 import rounding
 from worker import JobError
 
-TYPES = {"fp32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "fp16": 10, "bf16": 16}
+TYPES = {
+    "fp32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "fp16": 10,
+    "bf16": 16,
+}
 FLOATS = {1, 10, 16}
 WHOLE = {2, 3, 6, 7}
 # ONNX lets Q/DQ have FP16 and BF16 scales from this opset on; with FP32 scales TensorRT cannot fuse them.
@@ -123,12 +132,16 @@ def set_types(onnx, graph, field, names, added):
         )
     for value, name in zip(values, names):
         if name not in TYPES:
-            raise JobError("types", "unknown type `%s`" % name, "known are " + ", ".join(sorted(TYPES)))
+            raise JobError(
+                "types", "unknown type `%s`" % name, "known are " + ", ".join(sorted(TYPES))
+            )
         old, new = value.type.tensor_type.elem_type, TYPES[name]
         if old == new:
             continue
         pair = {old, new}
-        if not (pair <= FLOATS or pair <= WHOLE or (field == "input" and new == 2 and old in FLOATS)):
+        if not (
+            pair <= FLOATS or pair <= WHOLE or (field == "input" and new == 2 and old in FLOATS)
+        ):
             raise JobError(
                 "types",
                 "%s `%s` is %s and cannot become %s by a cast"
@@ -154,7 +167,9 @@ def check(onnx, path):
     try:
         onnx.checker.check_model(path)
         model = onnx.load(path, load_external_data=False)
-        model = importlib.import_module("onnx.shape_inference").infer_shapes(model, strict_mode=True)
+        model = importlib.import_module("onnx.shape_inference").infer_shapes(
+            model, strict_mode=True
+        )
     except Exception as error:
         raise JobError(
             "invalid-onnx", "the typed graph is not valid: %s" % onnx_check.first_line(error)
@@ -163,7 +178,9 @@ def check(onnx, path):
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     for node in model.graph.node:
         try:
-            schema = onnx.defs.get_schema(node.op_type, opset[node.domain or "ai.onnx"], node.domain)
+            schema = onnx.defs.get_schema(
+                node.op_type, opset[node.domain or "ai.onnx"], node.domain
+            )
         except (KeyError, onnx.defs.SchemaError):
             continue  # a plugin's node
         found = {}

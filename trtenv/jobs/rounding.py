@@ -65,7 +65,9 @@ def inputs_for(onnx, path, profile, calibration, io):
             feed[value.name] = random.randint(0, 2, shape).astype(kind)
     yield feed
     if calibration and calibration.get("data"):
-        pairs = [(value.name, onnx_check.DTYPES[value.type.tensor_type.elem_type]) for value in values]
+        pairs = [
+            (value.name, onnx_check.DTYPES[value.type.tensor_type.elem_type]) for value in values
+        ]
         wanted = samples.describe_inputs(pairs, profile, calibration.get("batch"))
         yield next(iter(samples.batches(calibration, wanted, io)))
 
