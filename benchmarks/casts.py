@@ -24,11 +24,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
+# ruff: noqa: ARG001 - the tools have one signature
 sys.path.insert(0, str(Path(__file__).parent.parent / "trtenv" / "jobs"))
-import casting
 import graph
+import keeping
+import onnx_nodes
 import rounding
 
+# Arguments: the file, the type, nodes to keep in FP32, an input. Not every tool takes each.
 Tool = Callable[[Path, str, list[str], dict[str, Any]], onnx.ModelProto]
 TOLERANCE = {"float16": 0.01, "bfloat16": 0.08}
 BUILD = """
@@ -75,15 +78,19 @@ TRAPS: dict[str, tuple[str, list[float], dict[str, Any]]] = {
     ),
     "exp of 12, then log": ("e = Exp(x) out = Log(e)", [12, 11, 10, 9], {}),
     "size 4099 as float": (
-        "l = ConstantOfShape(n) s = Shape(l) f = Cast <to = 1> (s) h = Mul(f, half) g = Floor(h) "
-        "i = Cast <to = 7> (g) o = Cast <to = 1> (i) d = Sub(f, o) q = Sub(d, o) out = Add(x, q)",
+        (
+            "l = ConstantOfShape(n) s = Shape(l) f = Cast <to = 1> (s) h = Mul(f, half) g = Floor(h) "
+            "i = Cast <to = 7> (g) o = Cast <to = 1> (i) d = Sub(f, o) q = Sub(d, o) out = Add(x, q)"
+        ),
         [1, 2, 3, 4],
         {"half": 0.5},
     ),
     "If reads from outside": (
-        "y = MatMul(x, w) c = Greater(y, x) k = Cast <to = 6> (c) m = ReduceMax <keepdims = 0> (k) b = Cast <to = 9> (m) "
-        "out = If (b) <then_branch = t () => (float[1, 4] u) { u = Add(y, x) }, "
-        "else_branch = e () => (float[1, 4] v) { v = Sub(y, x) }>",
+        (
+            "y = MatMul(x, w) c = Greater(y, x) k = Cast <to = 6> (c) m = ReduceMax <keepdims = 0> (k) b = Cast <to = 9> (m) "
+            "out = If (b) <then_branch = t () => (float[1, 4] u) { u = Add(y, x) }, "
+            "else_branch = e () => (float[1, 4] v) { v = Sub(y, x) }>"
+        ),
         [1, 2, 3, 4],
         {},
     ),
@@ -178,7 +185,7 @@ def trap(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     text = f"{HEADER} trap (float[1, 4] x) => (float[1, 4] {last}) {{ {body} }}"
     model = parse_model(text)
     constants = {"w": np.eye(4) + 0.25, **weights}
-    read = set().union(*[casting.reads(node) for node in model.graph.node])
+    read = set().union(*[onnx_nodes.reads(node) for node in model.graph.node])
     for key, value in constants.items():
         if key in read:
             tensor = numpy_helper.from_array(np.asarray(value, np.float32), key)
@@ -217,7 +224,7 @@ def outcome(
     result["casts"] = sum(node.op_type == "Cast" for node in model.graph.node)
     try:
         inferred = onnx.shape_inference.infer_shapes(onnx.load(target))
-        types = casting.tensor_types(inferred)
+        types = onnx_nodes.tensor_types(inferred)
         result["kept"] = all(
             types.get(node.output[0]) == TensorProto.FLOAT
             for node in model.graph.node
@@ -343,7 +350,7 @@ def single_operators() -> Iterator[tuple[str, onnx.ModelProto]]:
 
 
 def try_operators(to: str, pythons: Sequence[str], folder: Path) -> Iterator[str]:
-    casting.REFUSED = dict.fromkeys(casting.REFUSED, ())  # that is what is to be found out
+    keeping.REFUSED = dict.fromkeys(keeping.REFUSED, ())  # that is what is to be found out
     for name, model in single_operators():
         path = folder / f"{name}.onnx"
         onnx.save(model, path)

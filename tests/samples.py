@@ -1,9 +1,12 @@
 """Words for every option of a build request, taken from the grammar that its own parser holds."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trtenv.dialect.rows import padded
+from trtenv.dialect.trtexec import NEWEST, REPEATABLE, flags
 from trtenv.spec.build import BuildSpec
 from trtenv.spec.options import BY_NAME, OPTIONS, Option
 from trtenv.spec.shapes import Shapes, parse_shapes
@@ -98,3 +101,18 @@ def single_wishes() -> Iterable[BuildSpec]:
             if option.name == "keep_fp32":
                 wishes["precision"] = "fp16"
             yield BuildSpec(wishes=wishes).check()
+
+
+def check_known(said: Sequence[str], version: str) -> None:
+    """To this version, by the table of trtexec's flags: unknown and repeated ones end it."""
+    number = min(padded(version), (*NEWEST, 999))
+    names = [text.partition("=")[0] for text in said]
+    for name, text in zip(names, said, strict=True):
+        assert name in flags(), text
+        assert flags()[name].known_to(number), f"{text} in {version}"
+        assert not text.endswith("=")
+        assert "@" not in text, text  # a form that was not filled
+        if name in ("--tacticSources", "--preview") and "=" in text:
+            assert re.fullmatch(r"--\w+=[+-]\w+(,[+-]\w+)*", text)
+    once = [name for name in names if name not in REPEATABLE]
+    assert len(once) == len(set(once)), said

@@ -1,15 +1,12 @@
 """What is said to trtexec and to the Python API, word for word, from TensorRT 7.0 to 11.4."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from samples import OTHER_PROFILE, PROFILE, TENSORRT, VERSIONS, single_wishes, spec
+from samples import OTHER_PROFILE, PROFILE, TENSORRT, VERSIONS, check_known, single_wishes, spec
 
 from trtenv.dialect.build import Translation, study, translate
 from trtenv.dialect.rows import padded
-from trtenv.dialect.trtexec import NEWEST, REPEATABLE, flags
 from trtenv.errors import UsageError
 from trtenv.spec.build import BuildSpec
 
@@ -46,21 +43,6 @@ def through(backend: str, asked: BuildSpec, flavour: str, version: str) -> Trans
 def argv(asked: BuildSpec, version: str) -> list[str]:
     found = translate(asked._replace(builder="trtexec"), "tensorrt", version)
     return found.argv("resnet18_pytorch.onnx", "resnet_engine_pytorch.trt")
-
-
-def check_known(said: Sequence[str], version: str) -> None:
-    """To this version, by the table of trtexec's flags: unknown and repeated ones end it."""
-    number = min(padded(version), (*NEWEST, 999))
-    names = [text.partition("=")[0] for text in said]
-    for name, text in zip(names, said, strict=True):
-        assert name in flags(), text
-        assert flags()[name].known_to(number), f"{text} in {version}"
-        assert not text.endswith("=")
-        assert "@" not in text.replace(__file__, "")
-        if name in ("--tacticSources", "--preview"):
-            assert re.fullmatch(r"--\w+=[+-]\w+(,[+-]\w+)*", text)
-    once = [name for name in names if name not in REPEATABLE]
-    assert len(once) == len(set(once)), said
 
 
 @pytest.mark.parametrize(("flavour", "version"), VERSIONS)

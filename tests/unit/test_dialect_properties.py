@@ -1,5 +1,6 @@
 """Of any request and any TensorRT: each wish is said, dropped with a reason or refused with one."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import TENSORRT, TEXTS, VERSIONS, grammar, words
-from test_dialect_build import check_known
+from samples import TENSORRT, TEXTS, VERSIONS, check_known, grammar, words
 
 from trtenv.dialect.build import BACKENDS, study
 from trtenv.dialect.forms import FORMS, TOKEN
@@ -139,7 +139,7 @@ def test_no_wish_is_lost(spec: BuildSpec, place: tuple[str, str]) -> None:
         if entry.outcome != "translated":
             assert entry.reason
             assert (entry.steps, entry.flags, entry.graph) == ((), (), ())
-        assert entry.to_dict()["outcome"] == entry.outcome
+        json.dumps(entry.to_dict())
     if found.builder == "trtexec" and not found.refused:
         check_known(found.flags, version)
     if found.builder == "api" and not found.refused:

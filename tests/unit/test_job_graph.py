@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(trtenv.__file__).parent / "jobs"))
 
 import casting
 import graph
+import onnx_nodes
 import rounding
 from worker import JobError
 
@@ -80,7 +81,7 @@ def cast(
 
 def node_types(model: onnx.ModelProto) -> dict[str, int]:
     """The type of the first output of each node, by the node's name."""
-    types = casting.tensor_types(onnx.shape_inference.infer_shapes(model))
+    types = onnx_nodes.tensor_types(onnx.shape_inference.infer_shapes(model))
     return {node.name: types[node.output[0]] for node in model.graph.node}
 
 
@@ -147,7 +148,7 @@ def test_neighbours_that_stay_fp32_do_not_pass_through_fp16(tmp_path: Path, io: 
     assert [readers[node.output[0]] for node in chain] == ["ReduceMean", "Add", "Sqrt"]
     # The square of 900 is no FP16 number; the quotient is.
     feed = {"x": np.array([[900, -800, 1000, 700]], np.float32)}
-    types = casting.tensor_types(onnx.shape_inference.infer_shapes(model))
+    types = onnx_nodes.tensor_types(onnx.shape_inference.infer_shapes(model))
     emulated = tmp_path / "rounded.onnx"
     onnx.save(rounding.rounded(onnx, model, types), emulated)
     expected, actual = rounding.run(path, feed)["out"], rounding.run(str(emulated), feed)["out"]

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_tensorrt_pythons
 
 from trtenv.runners.protocol import JOBS_FOLDER
 
 pytestmark = pytest.mark.venv
-python = test_tensorrt_pythons.python
 
 SCRIPT = """
 import json, os, sys

@@ -21,6 +21,7 @@ __all__ = [
     "OperatorFact",
     "dla_support",
     "feature",
+    "names",
     "operator_support",
     "plugin_support",
 ]
@@ -62,6 +63,11 @@ class FeatureFact:
     how: str
     sure: bool
     source: str
+
+
+def names(table: str, *flavours: str) -> Sequence[str]:
+    """What the rows of `operators`, `operators_plugins` or `onnx_features` speak of for flavours."""
+    return sorted({name for flavour, name in _table(f"{table}.csv") if flavour in flavours})
 
 
 def operator_support(flavour: str, version: str, op_type: str) -> OperatorFact:

@@ -21,6 +21,7 @@ __all__ = [
     "check_version",
     "compute_capabilities",
     "is_prefix",
+    "known_releases",
     "matches_version",
     "opset_range",
     "parse_version",
@@ -109,6 +110,14 @@ def check_version(wanted: str, *, what: str) -> str:
             f"not a version of {what}: `{wanted}`", hint="write it as in `8.5` or `8.5.3.1`"
         )
     return stripped
+
+
+def known_releases(flavour: str) -> Sequence[str]:
+    """The versions that the tables name, oldest first, also those of which they know little."""
+    found: dict[str, None] = {}
+    for table in ("onnx_opset.csv", "hardware.csv"):
+        found |= dict.fromkeys(row["version"] for _, row in _rows(table, flavour, "version"))
+    return sorted(found, key=parse_version)
 
 
 def opset_range(flavour: str, version: str) -> OpsetFact | None:

@@ -8,7 +8,9 @@ import importlib
 import os
 
 import casting
+import keeping
 import onnx_check
+import onnx_nodes
 import rounding
 from worker import JobError
 
@@ -51,7 +53,7 @@ def transform(path, steps, io, profile=None, calibration=None):
         if key in wanted:
             set_types(onnx, model.graph, field, wanted[key], added)
     casting.shorten(model.graph, added)
-    casting.sort(model.graph)
+    onnx_nodes.sort(model.graph)
     del model.graph.value_info[:]
     target = io.path("typed.onnx")
     onnx_check.save(onnx, model, target, onnx_check.weight_bytes(model) > onnx_check.INLINE_BYTES)
@@ -104,7 +106,7 @@ def load(onnx, path, cast):
     which takes no message of 2 GiB."""
     try:
         model = onnx_check.inlined(onnx.load(path, load_external_data=False))
-        quantized = any(node.op_type in casting.DIVIDING[1:] for node in model.graph.node)
+        quantized = any(node.op_type in keeping.DIVIDING[1:] for node in model.graph.node)
         if cast and quantized and onnx_check.opset_of(model) < QUANTIZED_OPSET:
             model = onnx.load(path)
             convert = importlib.import_module("onnx.version_converter").convert_version
@@ -150,7 +152,7 @@ def set_types(onnx, graph, field, names, added):
             )
         inside = "%s__%s" % (value.name, onnx_check.DTYPES[old])
         for node in graph.node:
-            casting.rename(node, value.name, inside)
+            onnx_nodes.rename(node, value.name, inside)
             if field == "output":
                 for index, output in enumerate(node.output):
                     node.output[index] = inside if output == value.name else output
@@ -174,7 +176,7 @@ def check(onnx, path):
         raise JobError(
             "invalid-onnx", "the typed graph is not valid: %s" % onnx_check.first_line(error)
         )
-    types = casting.tensor_types(model)
+    types = onnx_nodes.tensor_types(model)
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     for node in model.graph.node:
         try:
