@@ -20,6 +20,13 @@ RTX = ("1.4", "1.5", "1.6", "1.7")
 VERSIONS = tuple(
     [("tensorrt", version) for version in TENSORRT] + [("tensorrt-rtx", version) for version in RTX]
 )
+# Releases, and builds of them that the catalogue has: a patch is between two rows, or on one.
+PATCHES = (
+    *("7.0.0.11", "7.1.3", "7.2.1.6", "7.2.2.3", "7.2.3.4", "8.0.1.6", "8.0.3.4", "8.2.0.6"),
+    *("8.2.1.8", "8.2.5.1", "8.4.1.5", "8.4.3", "8.5.1.7", "8.5.3.1", "8.6.0.12", "8.6.1.6"),
+    *("9.2.0", "10.0.1.6", "10.2.0", "10.3.0.26", "10.9.0.34", "10.13.3.9", "11.4.0.106", "11.5"),
+)
+EVERY = (*VERSIONS, *(("tensorrt", patch) for patch in PATCHES), ("tensorrt-rtx", "1.7.1.116"))
 PROFILE = parse_shapes("image:1x3x224x224..8x3x224x224..16x3x224x224")
 OTHER_PROFILE = parse_shapes("image:1x3x512x512..4x3x512x512")
 # Of parsers that are no closures over their words. Files exist on every machine that runs tests.

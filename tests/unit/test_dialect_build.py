@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from samples import OTHER_PROFILE, PROFILE, TENSORRT, VERSIONS, check_known, single_wishes, spec
+from samples import EVERY, OTHER_PROFILE, PROFILE, TENSORRT, check_known, single_wishes, spec
 
 from trtenv.dialect.build import Translation, study, translate
 from trtenv.dialect.rows import padded
@@ -45,7 +45,7 @@ def argv(asked: BuildSpec, version: str) -> list[str]:
     return found.argv("resnet18_pytorch.onnx", "resnet_engine_pytorch.trt")
 
 
-@pytest.mark.parametrize(("flavour", "version"), VERSIONS)
+@pytest.mark.parametrize(("flavour", "version"), EVERY)
 def test_trtexec_knows_every_flag_that_it_is_given(flavour: str, version: str) -> None:
     for asked in (*SPECS, *single_wishes()):
         found = through("trtexec", asked, flavour, version)
@@ -181,6 +181,7 @@ def test_pools_are_one_flag_and_plugins_are_many() -> None:
     assert pools[3:] == ["--memPoolSize=dlaSRAM:1,tacticSharedMem:1,workspace:2048"]
     plugins = argv(spec(f"--static-plugins {__file__} /dev/../{__file__}"), "8.5")
     assert plugins[3:] == [f"--plugins={__file__}"] * 2
+    assert argv(spec(f"--static-plugins {__file__}"), "8.6")[3:] == [f"--staticPlugins={__file__}"]
 
 
 @pytest.mark.parametrize(
@@ -239,3 +240,21 @@ def test_raw_flags_are_trtexecs() -> None:
 def test_versions_before_the_tables_are_refused(flavour: str, version: str) -> None:
     with pytest.raises(UsageError, match="nothing is known"):
         translate(spec(), flavour, version)
+
+
+@pytest.mark.parametrize(
+    ("line", "version", "builder", "since"),
+    [
+        ("--input-io-formats bf16:chw", "8.6", "api", "9.0"),
+        ("--input-io-formats fp16:dhwc", "8.5", "api", "8.6"),
+        ("--output-io-formats fp16:hwc16", "10.8", "trtexec", "10.12"),
+        ("--layer-precisions a:fp8", "8.5", "api", "8.6"),
+        ("--layer-output-types a:fp16+int64", "8.6", "trtexec", "9.0"),
+    ],
+)
+def test_types_and_layouts_are_refused_before_the_version_that_brings_them(
+    line: str, version: str, builder: str, since: str
+) -> None:
+    refused = study(spec(line)._replace(builder=builder), "tensorrt", version).refused
+    assert [f"comes with TensorRT {since}" in str(entry.reason) for entry in refused] == [True]
+    assert not study(spec(line)._replace(builder=builder), "tensorrt", since).refused

@@ -9,9 +9,9 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from samples import TENSORRT, TEXTS, VERSIONS, check_known, grammar, words
+from samples import EVERY, TENSORRT, TEXTS, check_known, grammar, words
 
 from trtenv.dialect.build import BACKENDS, study
 from trtenv.dialect.forms import FORMS, TOKEN
@@ -24,13 +24,6 @@ from trtenv.spec.options import BY_NAME, OPTIONS, Option
 from trtenv.spec.shapes import ShapeRange
 from trtenv.spec.values import LAYOUTS, POOLS, TYPES
 
-# Releases, and builds of them that the catalogue has: a patch is between two rows, or on one.
-PATCHES = (
-    *("7.0.0.11", "7.1.3", "7.2.1.6", "7.2.2.3", "7.2.3.4", "8.0.1.6", "8.0.3.4", "8.2.0.6"),
-    *("8.2.1.8", "8.2.5.1", "8.4.1.5", "8.4.3", "8.5.1.7", "8.5.3.1", "8.6.0.12", "8.6.1.6"),
-    *("9.2.0", "10.0.1.6", "10.2.0", "10.3.0.26", "10.9.0.34", "10.13.3.9", "11.4.0.106", "11.5"),
-)
-EVERY = (*VERSIONS, *(("tensorrt", patch) for patch in PATCHES), ("tensorrt-rtx", "1.7.1.116"))
 GROUPS = tuple(dict.fromkeys(option.group for option in OPTIONS))
 ROWS = [
     (group, name, row) for group in GROUPS for name, listed in rows(group).items() for row in listed
@@ -39,7 +32,6 @@ ROWS = [
 CARRIED = {"quantization": "calibration"}
 PARTS = ("mem_pool_size", "tactic_sources", "preview")
 
-PLAIN = st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="~")
 NAMES = st.text("abc_*./:0", min_size=1, max_size=6)
 
 
@@ -148,7 +140,13 @@ def test_no_wish_is_lost(spec: BuildSpec, place: tuple[str, str]) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([option for option in OPTIONS if option.parse]), st.text(PLAIN, max_size=20))
+@example(BY_NAME["workspace"], "9" * 400)
+@example(BY_NAME["avg_runs"], "1\x1f")
+@example(BY_NAME["duration"], "1\x1f")
+@example(BY_NAME["calibration"], "~nobody-at-all")
+@example(BY_NAME["static_plugins"], "~nobody-at-all/x")
+@example(BY_NAME["export_layer_info"], "~nobody-at-all/x")
+@given(st.sampled_from([option for option in OPTIONS if option.parse]), st.text(max_size=20))
 def test_any_text_is_a_value_or_a_usage_error(option: Option, text: str) -> None:
     with suppress(UsageError):
         option.read([text] if option.many else text)

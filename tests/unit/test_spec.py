@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from trtenv.errors import UsageError
+from trtenv.spec.build import BuildSpec
 from trtenv.spec.model import parse_model
 from trtenv.spec.options import BY_NAME
 from trtenv.spec.values import compute_capabilities, parse_size
@@ -80,6 +81,29 @@ def test_options_are_read_in_trtexecs_grammar(option: str, text: str, value: obj
 def test_a_wrong_value_is_refused_with_its_flag(option: str, text: str) -> None:
     with pytest.raises(UsageError, match=BY_NAME[option].flag):
         BY_NAME[option].read(text)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"workspace": 1, "mem_pool_size": {"workspace": 1}}, "both set the workspace"),
+        ({"calibration": "x"}, "no use in tf32"),
+        ({"precision": "int8", "quantization": "qdq"}, "no data to measure"),
+        (
+            {"precision": "fp8", "calibration": "x", "quantization": "calibration"},
+            "Q/DQ nodes alone",
+        ),
+        ({"keep_fp32": ["a"]}, "no use in tf32"),
+        ({"reproducible": True, "timing_cache": "none"}, "forbids one"),
+        ({"calibration_mean": [1, 2]}, "one for each channel"),
+        ({"magic": 1}, "no option is called magic"),
+    ],
+)
+def test_wishes_that_contradict_each_other_are_refused(
+    wishes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        BuildSpec(wishes=wishes).check()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ COMMANDS = {
     "build": "trtenv.cli.convert",
     "inspect": "trtenv.cli.inspect",
     "lint": "trtenv.cli.lint",
+    "dialect": "trtenv.cli.dialect",
     "env": "trtenv.cli.env",
     "shell": "trtenv.cli.shell",
     "exec": "trtenv.cli.shell",

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trtenv.dialect.forms import fill_flags, fill_step
-from trtenv.dialect.rows import FIRST, Row, expand, holds, padded, rows, span, speaks_of
+from trtenv.dialect.rows import FIRST, Row, expand, holds, padded, rows, span, speaks_of, too_new
 from trtenv.dialect.trtexec import check_extra, check_twice
 from trtenv.dialect.versions import parse_version
 from trtenv.errors import UsageError
@@ -35,6 +35,9 @@ from trtenv.spec.options import BY_NAME, OPTIONS
 
 Step = dict[str, Any]
 BACKENDS = ("api", "trtexec")
+# Options whose parts TensorRT versions know one by one.
+PARTS = ("mem_pool_size", "tactic_sources", "preview")
+OTHER_WORD = "name another type or layout, or choose a newer TensorRT"
 CONSTRAINED = ("keep_fp32", "layer_precisions", "layer_output_types")
 
 
@@ -214,7 +217,7 @@ def wishes(spec: BuildSpec) -> Iterator[tuple[str, str | None, Any, bool]]:
 
 def _parts(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str | None, Any]]:
     value = given[name]
-    if name in ("mem_pool_size", "tactic_sources", "preview"):
+    if name in PARTS:
         yield from sorted(value.items())
     elif name == "calibration":
         forced = "qdq" if given["precision"] == "fp8" else given.get("quantization", "auto")
@@ -248,6 +251,9 @@ def _entry(
         if "noop" in row:
             return Entry(option, shown, "dropped", reason=row["noop"], source=source)
         if backend in row:
+            missing = too_new(option, value, backend, number) if flavour == "tensorrt" else None
+            if missing:
+                return Entry(option, shown, "refused", reason=missing, instead=OTHER_WORD)
             try:
                 return Entry(
                     option,
@@ -280,6 +286,8 @@ def _shown(option: str, key: str | None, value: Any) -> Any:
     """The value as JSON, and as people read it."""
     if option == "profiles":
         return [{name: str(shape) for name, shape in profile.items()} for profile in value]
+    if option in PARTS:
+        return f"{'+' if value else '-'}{key}" if isinstance(value, bool) else f"{key}:{value}B"
     return key if isinstance(value, bool) and key else value
 
 

@@ -1,7 +1,7 @@
 """What a TensorRT makes of every option of `trtenv build`, in words and without a model.
 
 Reads the rows that dialect.build reads, by the same rule, but leaves the values open: `--workspace
-SIZE` is `--memPoolSize=workspace:MIB`. `release` decides which version a user means.
+SIZE` is `--memPoolSize=workspace:MIB`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from trtenv.dialect.rows import FIRST, Row, expand, holds, padded, rows, speaks_of
-from trtenv.dialect.trtexec import NEWEST
-from trtenv.dialect.versions import (
-    check_version,
-    is_prefix,
-    known_releases,
-    parse_version,
-    split_flavour,
-)
-from trtenv.errors import UsageError
+from trtenv.dialect import operators
+from trtenv.dialect.release import PRODUCTS, Facts, Release, facts
+from trtenv.dialect.rows import FIRST, Row, expand, holds, rows, speaks_of
+from trtenv.dialect.trtexec import Flag, flags
+from trtenv.dialect.versions import parse_version
 from trtenv.spec.options import BY_NAME, OPTIONS
 
-PRODUCTS = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 # What another option implies (a row's `with` and `unless`), as the user types it.
 CONTEXTS = {"typed": "strongly_typed", "refit": "refit"}
-MEASURED_RTX = (1, 4)  # the first wheels that were asked
 # By what a step needs of TensorRT's Python API; what is called is mostly config.set_... of it.
 STEPS = {
     "set_flag": "BuilderFlag.{name}",
@@ -76,27 +69,6 @@ BYTES = ("SIZE", "POOLS")
 PROFILES = ("--profile=N", "--minShapes=SHAPES", "--optShapes=SHAPES", "--maxShapes=SHAPES")
 
 
-class Release(NamedTuple):
-    """`version` is what was asked for, `patch` what is looked up in tables that know patches."""
-
-    flavour: str
-    version: str
-    patch: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def number(self) -> tuple[int, ...]:
-        return padded(self.version)
-
-    @property
-    def title(self) -> str:
-        return f"{PRODUCTS[self.flavour]} {self.version}"
-
-    @property
-    def short(self) -> str:
-        return f"rtx-{self.version}" if self.flavour == "tensorrt-rtx" else self.version
-
-
 class Wish(NamedTuple):
     """An option with one of its choices or parts; `context`: what else is asked for."""
 
@@ -108,6 +80,14 @@ class Wish(NamedTuple):
     def asked(self) -> str:
         text = _asked(self.option, self.value)
         return f"{text} {BY_NAME[CONTEXTS[self.context]].flag}" if self.context else text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "option": self.option,
+            "value": self.value,
+            "with": CONTEXTS.get(self.context),
+            "asked": self.asked,
+        }
 
 
 class Answer(NamedTuple):
@@ -128,36 +108,58 @@ class Answer(NamedTuple):
         }
 
 
-def release(wanted: str) -> Release:
-    """UsageError for what is no release, or one that nothing is known of."""
-    flavour, text = split_flavour(wanted.strip())
-    version = check_version(text, what=PRODUCTS[flavour])
-    number, listed = parse_version(version), known_releases(flavour)
-    numbers = [parse_version(known) for known in listed]
-    minors = ", ".join(dict.fromkeys(".".join(known.split(".")[:2]) for known in listed))
-    product = PRODUCTS[flavour]
-    if padded(version) < parse_version(FIRST[flavour]) or number[:1] > numbers[-1][:1]:
-        rtx = parse_version(known_releases("tensorrt-rtx")[-1])[:1]
-        written = flavour == "tensorrt" and number[:1] == rtx
-        raise UsageError(
-            f"nothing is known of {product} {version}",
-            hint=f"TensorRT-RTX is written rtx-{version}" if written else f"known: {minors}",
-        )
-    if len(number) < 2:
-        raise UsageError(f"`{wanted}` names several releases", hint=f"name one of {minors}")
-    notes = []
-    inside = [known for known in listed if is_prefix(number, parse_version(known))]
-    if not inside and not any(is_prefix(known, number) for known in numbers):
-        older = [known for known in listed if parse_version(known) < number]
-        notes.append(f"no table names {product} {version}: it is taken to be like {older[-1]}")
-    if inside and inside[-1] != version:
-        notes.append(f"{version} stands for its last patch in the tables, {inside[-1]}")
-    if flavour == "tensorrt" and number[:2] > NEWEST:
-        newest = ".".join(map(str, NEWEST))
-        notes.append(f"trtexec's source is public up to {newest}: its flags are checked against it")
-    if flavour == "tensorrt-rtx" and number[:2] < MEASURED_RTX:
-        notes.append("what TensorRT-RTX takes was measured with 1.4 and newer, not with this one")
-    return Release(flavour, version, inside[-1] if inside else version, tuple(notes))
+class Description(NamedTuple):
+    """flags: None for TensorRT-RTX, which has no trtexec."""
+
+    release: Release
+    facts: Facts
+    answers: Mapping[Wish, Answer]
+    flags: tuple[Flag, ...] | None
+    operators: tuple[str, ...]
+
+    @property
+    def deprecated(self) -> tuple[Flag, ...]:
+        number = self.release.number
+        return tuple(flag for flag in self.flags or () if flag.deprecated_in(number))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.release.to_dict(),
+            **self.facts.to_dict(),
+            "precisions": {
+                wish.value: entry.outcome
+                for wish, entry in self.answers.items()
+                if wish.option == "precision" and not wish.context
+            },
+            "options": [
+                {**wish.to_dict(), **entry.to_dict()} for wish, entry in self.answers.items()
+            ],
+            "trtexec": self.flags
+            and {
+                "known": [flag._asdict() for flag in self.flags],
+                "deprecated": [flag.name for flag in self.deprecated],
+            },
+            "operators": list(self.operators),
+        }
+
+
+def describe(release: Release) -> Description:
+    number = release.number
+    names = operators.names("operators", release.flavour)
+    return Description(
+        release,
+        facts(release),
+        answers(release.flavour, number),
+        tuple(flag for flag in flags().values() if flag.known_to(number))
+        if release.flavour == "tensorrt"
+        else None,
+        tuple(
+            name
+            for name in names
+            if operators.operator_support(release.flavour, release.patch, name).support
+            in operators.TAKEN
+        ),
+    )
 
 
 def wishes() -> Iterator[Wish]:
@@ -181,7 +183,9 @@ def answer(wish: Wish, flavour: str, number: tuple[int, ...]) -> Answer:
     trtexec = _deciding(holding, "trtexec")
     saying = [row for row, name in ((api, "api"), (trtexec, "trtexec")) if row and name in row]
     if saying:
-        graph = [GRAPH[step["do"]].format(**step) for row in saying for step in row.get("graph", ())]
+        graph = [
+            GRAPH[step["do"]].format(**step) for row in saying for step in row.get("graph", ())
+        ]
         return Answer(
             "translated",
             tuple(_step(step, wish) for step in api["api"]) if api in saying else None,
@@ -227,7 +231,9 @@ def _able(same: list[Row]) -> str | None:
     spans = []
     for flavour in FIRST:
         able = [
-            row for row in same if row.get("flavour", "tensorrt") == flavour and "refused" not in row
+            row
+            for row in same
+            if row.get("flavour", "tensorrt") == flavour and "refused" not in row
         ]
         if able:
             since = min((row.get("since", FIRST[flavour]) for row in able), key=parse_version)

@@ -17,6 +17,7 @@ from typing import Final
 from trtenv.dialect.versions import DATA, is_prefix, parse_version
 
 __all__ = [
+    "TAKEN",
     "FeatureFact",
     "OperatorFact",
     "dla_support",
@@ -30,6 +31,8 @@ Version = tuple[int, ...]
 Row = Mapping[str, str]
 # The parser's own reports, as far as they go; `derived` is what a changelog lets one conclude.
 SURE: Final = ("stated", "measured")
+# Of OperatorFact.support, what the parser does not refuse.
+TAKEN: Final = ("yes", "experimental", "importer")
 DLA_SOURCE: Final = "NVIDIA/Deep-Learning-Accelerator-SW operators/README.md@ea61780e417c: Orin, TensorRT 8.5 and 8.6"
 # Nothing else is known of DLA in other releases than the matrix, which is of these.
 DLA_RELEASES: Final = ((8, 5), (8, 6))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,36 @@ def expand(source: str) -> str:
     for short, whole in SOURCES.items():
         source = source.replace(short, whole)
     return source
+
+
+def too_new(option: str, value: Any, backend: str, number: tuple[int, ...]) -> str | None:
+    """Why this version's back end does not know a type or layout in the value; None where it does.
+
+    Words that data/words.csv does not have were there from 7.0 on.
+    """
+    for kind, word in words_in(option, value):
+        since = first_known().get((kind, word, backend))
+        if since and number < parse_version(since):
+            return f"the {kind} {word} comes with TensorRT {since}"
+    return None
+
+
+def words_in(option: str, value: Any) -> Iterator[tuple[str, str]]:
+    if option in ("input_io_formats", "output_io_formats"):
+        for entry in value:
+            yield from (("type", word) for word in (entry["type"],) if word)
+            yield from (("layout", word) for word in entry["layouts"])
+    elif option in ("layer_precisions", "layer_output_types"):
+        yield from (("type", word) for text in value.values() for word in text.split("+"))
+
+
+@cache
+def first_known() -> Mapping[tuple[str, str, str], str]:
+    import csv
+
+    with (DATA.parent / "words.csv").open(encoding="utf-8", newline="") as handle:
+        found = list(csv.DictReader(handle))
+    return {(row["kind"], row["word"], row["backend"]): row["since"] for row in found}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -44,23 +44,43 @@ class BuildSpec(NamedTuple):
         unknown = sorted(set(self.wishes) - set(BY_NAME))
         if unknown:
             raise UsageError(f"no option is called {', '.join(unknown)}")
-        pools = self.wishes.get("mem_pool_size", {})
-        if "workspace" in self.wishes and "workspace" in pools:
-            raise UsageError("--workspace and --mem-pool-size both set the workspace")
-        if "calibration" in self.wishes and self.precision not in ("int8", "fp8", "best"):
-            raise UsageError(
-                f"--calibration has no use in {self.precision}", hint="add --precision int8"
-            )
-        if "keep_fp32" in self.wishes and self.precision not in LOWER:
-            raise UsageError(
-                f"--keep-fp32 has no use in {self.precision}", hint="add --precision fp16"
-            )
-        if "reproducible" in self.wishes and self.wishes.get("timing_cache") == "none":
-            raise UsageError(
-                "--reproducible replays a timing cache, and --timing-cache none forbids one",
-                hint="drop --timing-cache none",
-            )
         for name in ("calibration_mean", "calibration_std"):
             if len(self.wishes.get(name, [1])) not in (1, 3, 4):
                 raise UsageError(f"{BY_NAME[name].flag} takes one value, or one for each channel")
+        for wrong, message, hint in self._contradictions():
+            if wrong:
+                raise UsageError(message, hint=hint)
         return self
+
+    def _contradictions(self) -> Iterator[tuple[bool, str, str]]:
+        wishes, precision = self.wishes, self.precision
+        yield (
+            "workspace" in wishes and "workspace" in wishes.get("mem_pool_size", {}),
+            "--workspace and --mem-pool-size both set the workspace",
+            "give one of them",
+        )
+        yield (
+            "calibration" in wishes and precision not in ("int8", "fp8", "best"),
+            f"--calibration has no use in {precision}",
+            "add --precision int8",
+        )
+        yield (
+            "quantization" in wishes and "calibration" not in wishes,
+            "--quantization says how ranges become INT8, and no data to measure them on is given",
+            "add --calibration DATA, or drop it for a model with Q/DQ nodes",
+        )
+        yield (
+            precision == "fp8" and wishes.get("quantization") == "calibration",
+            "FP8 is made by Q/DQ nodes alone: no TensorRT calibrates it",
+            "--quantization qdq",
+        )
+        yield (
+            "keep_fp32" in wishes and precision not in LOWER,
+            f"--keep-fp32 has no use in {precision}",
+            "add --precision fp16",
+        )
+        yield (
+            "reproducible" in wishes and wishes.get("timing_cache") == "none",
+            "--reproducible replays a timing cache, and --timing-cache none forbids one",
+            "drop --timing-cache none",
+        )

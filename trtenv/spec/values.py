@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,13 @@ def choice(*known: str) -> Callable[[str], str]:
 def integer(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         span = f"{low} to {high}" if high is not None else f"{low} or more"
-        if not re.fullmatch(r"-?\d{1,18}", text.strip(), flags=re.ASCII):
+        text = text.strip()  # of more than int() and float() take away
+        if not re.fullmatch(r"-?\d{1,18}", text, flags=re.ASCII):
             raise UsageError(f"`{text}` is no whole number", hint=f"give {span}")
         value = int(text)
         if value < low or (high is not None and value > high):
+            raise UsageError(f"{value} is out of range", hint=f"give {span}")
+        if value >= 2**31:  # trtexec and the API hold them in 32 bits
             raise UsageError(f"{value} is out of range", hint=f"give {span}")
         return value
 
@@ -46,7 +50,8 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def number(text: str) -> float:
-    if not re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text.strip(), flags=re.ASCII):
+    text = text.strip()
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text, flags=re.ASCII):
         raise UsageError(f"`{text}` is no number", hint="such as 3 or 0.5")
     value = float(text)
     return int(value) if value.is_integer() else value
@@ -72,7 +77,9 @@ def names(text: str) -> list[str]:
 
 def parse_size(text: str) -> int:
     """Bytes from `4G`, `512M`, or a bare number of MiB, as trtexec reads it."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([BKMG]?)(?:i?B)?", text.strip(), flags=re.IGNORECASE)
+    match = re.fullmatch(
+        r"(\d{1,18}(?:\.\d+)?)\s*([BKMG]?)(?:i?B)?", text.strip(), flags=re.IGNORECASE
+    )
     if not match:
         raise UsageError(f"`{text}` is no size", hint="write 1024 (MiB), 512M or 4G")
     size = int(float(match[1]) * UNITS[match[2].upper()])
@@ -141,6 +148,8 @@ def switches(*known: str) -> Callable[[str], dict[str, bool]]:
                     hint="write +NAME or -NAME with NAME one of " + ", ".join(known),
                 )
             found[canonical(item[1:])] = item[0] == "+"
+        if not found:
+            raise UsageError(f"`{text}` names nothing", hint="write +NAME or -NAME")
         return found
 
     return parse
@@ -156,12 +165,19 @@ def compute_capabilities(text: str) -> list[str]:
                 f"`{item}` is no compute capability", hint="write them as 8.6 or 8.6,8.9"
             )
         found.add((int(match[1]), int(match[2])))
+    if not found:
+        raise UsageError(f"`{text}` names nothing", hint="write them as 8.6 or 8.6,8.9")
     return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def at(text: str) -> Path:
+    """~ expanded; for ~nobody Path.expanduser raises RuntimeError."""
+    return Path(expanduser(text))  # noqa: PTH111
 
 
 def file(text: str) -> str:
     """An existing file of the host, absolute."""
-    path = Path(text).expanduser()
+    path = at(text)
     if not path.is_file():
         raise UsageError(f"file `{text}` does not exist", hint=f"looked up from {Path.cwd()}")
     return str(path.resolve())
@@ -169,14 +185,14 @@ def file(text: str) -> str:
 
 def data(text: str) -> str:
     """An existing file or folder of the host, absolute."""
-    path = Path(text).expanduser()
+    path = at(text)
     if not path.exists():
         raise UsageError(f"`{text}` does not exist", hint=f"looked up from {Path.cwd()}")
     return str(path.resolve())
 
 
 def output(text: str) -> str:
-    return str(Path(text).expanduser().absolute())
+    return str(at(text).absolute())
 
 
 def cache(text: str) -> str:

@@ -1,0 +1,355 @@
+"""dialect show, diff: what a TensorRT version can be asked for, and what changes between two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trtenv import console
+
+if TYPE_CHECKING:
+    from trtenv.dialect.compare import Comparison
+    from trtenv.dialect.describe import Answer, Description
+    from trtenv.dialect.release import Facts
+
+WIDTH = 100  # of what is printed, on a terminal and in a ticket alike
+Json = Annotated[bool, typer.Option("--json", help="One JSON document, with all sources.")]
+Cell = str | Sequence[str]
+
+
+def register(app: typer.Typer, name: str) -> None:
+    group = typer.Typer(help="What a TensorRT version can be asked for, and what changes.")
+    group.command()(show)
+    group.command()(diff)
+    app.add_typer(group, name=name, no_args_is_help=True)
+
+
+def show(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="10.3, 8.6.1 or rtx-1.7.")],
+    json: Json = False,
+) -> None:
+    """What one TensorRT takes: ONNX, GPUs, and what becomes of every option of build."""
+    from trtenv.dialect.describe import describe
+    from trtenv.dialect.release import release
+
+    found = describe(release(version))
+    if json:
+        console.document(found.to_dict())
+    else:
+        print_description(found)
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="8.6, or rtx-1.6.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Newer, older, or the other product.")],
+    json: Json = False,
+) -> None:
+    """What changes for a user from one TensorRT to another."""
+    from trtenv.dialect.compare import compare
+    from trtenv.dialect.release import release
+
+    found = compare(release(old), release(new))
+    if json:
+        console.document(found.to_dict())
+    else:
+        print_comparison(found)
+
+
+def print_description(found: Description) -> None:
+    console.data(f"{found.release.title}\n")
+    rows = [("ONNX opset", opset(found.facts)), ("GPUs", gpus(found.facts))]
+    rows.append(("precisions", precisions(found)))
+    taken = f"{len(found.operators)} are taken" if found.operators else "no table is known"
+    rows.append(("ONNX operators", taken))
+    if found.flags is not None:
+        rows.append(("trtexec", f"{len(found.flags)} flags"))
+    table((16, 82), ("", ""), rows)
+    print_notes(found.release.notes)
+    said = [(wish, entry) for wish, entry in found.answers.items() if entry.outcome == "translated"]
+    sources = list(dict.fromkeys(footnote(entry) for _, entry in said))
+    section(
+        "Said to TensorRT",
+        (35, 31, 24, 4),
+        ("OPTION", "PYTHON API", "TRTEXEC", ""),
+        merged(
+            (
+                w.asked,
+                said_by(a, "api"),
+                said_by(a, "trtexec"),
+                f"[{sources.index(footnote(a)) + 1}]",
+            )
+            for w, a in said
+        ),
+    )
+    for outcome, title, last in (
+        ("dropped", "Needs nothing", ""),
+        ("refused", "Refused", "INSTEAD"),
+    ):
+        section(
+            title,
+            (35, 35, 26) if last else (35, 63),
+            ("OPTION", "WHY", *([last] if last else [])),
+            merged(
+                (wish.asked, entry.reason or "", *([entry.instead or "-"] if last else []))
+                for wish, entry in found.answers.items()
+                if entry.outcome == outcome
+            ),
+        )
+    if found.flags is not None:
+        names("Flags that trtexec knows, for after --", [flag.name for flag in found.flags])
+        section(
+            "Deprecated among them",
+            (28, 8, 60),
+            ("FLAG", "SINCE", "INSTEAD"),
+            [(f.name, f.deprecated or "", f.instead or "-") for f in found.deprecated],
+        )
+    console.data("")
+    for number, source in enumerate(sources, start=1):
+        lines = wrap(f"[{number}] {source}", WIDTH, subsequent_indent="    ")
+        console.data("\n".join(lines))
+
+
+def print_comparison(found: Comparison) -> None:
+    here, there = found.old.short, found.new.short
+    console.data(f"From {found.old.title} to {found.new.title}\n")
+    one, other = found.facts
+    table(
+        (16, 40, 40),
+        ("", here, there),
+        [
+            ("ONNX opset", opset(one), opset(other)),
+            ("GPUs", gpus(one), gpus(other)),
+        ],
+    )
+    print_notes(found.notes)
+    if found.empty:
+        console.data("\nno difference is known")
+        return
+    print_options(found)
+    section(
+        "The same words, another meaning",
+        (32, 32, 32),
+        ("WHAT", here, there),
+        [(entry.what, entry.old, entry.new) for entry in found.behaviour],
+    )
+    print_flags(found)
+    print_api(found)
+    print_onnx(found)
+    console.data("\nwhere each fact is from: --json")
+
+
+def print_options(found: Comparison) -> None:
+    here, there = found.old.short, found.new.short
+    kinds = {kind: [c for c in found.options if c.kind == kind] for kind in KINDS}
+    section(
+        f"Options that {there} refuses",
+        (34, 36, 26),
+        ("OPTION", "WHY", "INSTEAD"),
+        merged((c.wish.asked, c.new.reason or "", c.new.instead or "-") for c in kinds["refused"]),
+    )
+    section(
+        "Options said in other words",
+        (30, 32, 34),
+        ("OPTION", here, there),
+        merged((c.wish.asked, *different(c.old, c.new)) for c in kinds["differently"]),
+    )
+    for kind, title in KINDS.items():
+        if title:
+            section(
+                title.format(there),
+                (40, 58),
+                ("OPTION", "WHY" if kind == "needless" else "HOW"),
+                merged((c.wish.asked, how(c.new)) for c in kinds[kind]),
+            )
+
+
+# Of options; those with columns of their own have no title here.
+KINDS = {
+    "refused": "",
+    "differently": "",
+    "needless": "Options that {} needs no more: they do nothing",
+    "effective": "Options that had nothing to do, and have with {}",
+    "possible": "Options that {} takes and the other does not",
+}
+
+
+def print_flags(found: Comparison) -> None:
+    kinds = {kind: [c for c in found.trtexec or () if c.kind == kind] for kind in ("gone", "new")}
+    section(
+        f"Flags of trtexec that {found.new.short} lacks",
+        (28, 8, 60),
+        ("FLAG", "AT", "INSTEAD"),
+        [(c.flag.name, c.at, c.flag.instead or "-") for c in kinds["gone"]],
+    )
+    section(
+        "Flags of trtexec that are deprecated now",
+        (28, 8, 60),
+        ("FLAG", "SINCE", "INSTEAD"),
+        [
+            (c.flag.name, c.at, c.flag.instead or "-")
+            for c in found.trtexec or ()
+            if c.kind == "deprecated"
+        ],
+    )
+    names("Flags of trtexec that are there instead", [c.flag.name for c in kinds["new"]])
+
+
+def print_api(found: Comparison) -> None:
+    gone = [c for c in found.api or () if c.kind in ("gone", "replaced")]
+    section(
+        "Names of the Python API that go",
+        (46, 6, 44),
+        ("NAME", "AT", "INSTEAD"),
+        [
+            (c.what, c.at, f"{c.instead or '-'}{' (the old one still works)' * c.deprecated}")
+            for c in gone
+        ],
+    )
+    section(
+        "Names of the Python API that are deprecated now",
+        (46, 6, 44),
+        ("NAME", "SINCE", "INSTEAD"),
+        [(c.what, c.at, c.instead or "-") for c in found.api or () if c.kind == "deprecated"],
+    )
+    section(
+        "Names of the Python API that come",
+        (80, 6),
+        ("NAME", "AT"),
+        [(c.what, c.at) for c in found.api or () if c.kind == "new"],
+    )
+
+
+def print_onnx(found: Comparison) -> None:
+    there = found.new.short
+    for title, entries, taken in (
+        ("ONNX operators that {} lacks", found.operators or (), False),
+        ("ONNX operators that {} takes in addition", found.operators or (), True),
+        ("Plugins of NVIDIA's library that {} lacks", found.plugins, False),
+        ("Plugins of NVIDIA's library that {} has in addition", found.plugins, True),
+    ):
+        listed = [c for c in entries if (c.new in ("yes", "experimental", "importer")) == taken]
+        names(title.format(there), [c.what + ("" if c.sure else " (not sure)") for c in listed])
+    section(
+        "Types and forms of ONNX",
+        (32, 32, 32),
+        ("WHAT", found.old.short, there),
+        [(c.what, c.old, c.new) for c in found.features],
+    )
+    if found.types:
+        told = [f"{kind} {count:+d}" for kind, count in found.types.items()]
+        names("Operators whose tables list a type, more (+) or fewer (-)", told)
+
+
+def opset(facts: Facts) -> str:
+    fact = facts.opset
+    if fact is None:
+        return "not known"
+    first = f"{fact.min} to " if fact.min else "up to "
+    return f"{first}{fact.max} ({'stated' if fact.sure else 'not stated for this version'})"
+
+
+def gpus(facts: Facts) -> str:
+    fact = facts.hardware
+    if fact is None:
+        return "not known"
+    return f"compute capability {fact.describe()} ({fact.confidence})"
+
+
+def precisions(found: Description) -> str:
+    by_value = {
+        wish.value or "": entry.outcome
+        for wish, entry in found.answers.items()
+        if wish.option == "precision" and not wish.context
+    }
+    able = [value for value, outcome in by_value.items() if outcome != "refused"]
+    unable = [value for value, outcome in by_value.items() if outcome == "refused"]
+    return " ".join(able) + (f"; not {' '.join(unable)}" if unable else "")
+
+
+def said_by(entry: Answer, backend: str) -> Cell:
+    words = entry.api if backend == "api" else entry.trtexec
+    if words is None:
+        return "-"
+    return (*entry.graph, *words) or "nothing"
+
+
+def different(old: Answer, new: Answer) -> tuple[Cell, Cell]:
+    """What the back ends say, where it differs; the note where nothing is said."""
+    sides: tuple[list[str], list[str]] = ([], [])
+    for backend, label in (("trtexec", ""), ("api", "")):
+        cells = [said_by(entry, backend) for entry in (old, new)]
+        if cells[0] != cells[1]:
+            for side, cell in zip(sides, cells, strict=True):
+                side += [label + text for text in ([cell] if isinstance(cell, str) else cell)]
+    for side, entry in zip(sides, (old, new), strict=True):
+        if entry.reason and not entry.graph:
+            side.append(entry.reason)
+    return sides
+
+
+def how(entry: Answer) -> Cell:
+    if entry.outcome == "dropped":
+        return entry.reason or ""
+    words = [*entry.graph, *(entry.trtexec or ()), *(entry.api or ())]
+    return list(dict.fromkeys(words)) or entry.reason or "nothing to say"
+
+
+def footnote(entry: Answer) -> str:
+    return "; ".join(filter(None, (entry.source, entry.reason)))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        console.data("\n" + "\n".join(wrap(f"note: {note}", WIDTH)))
+
+
+def section(
+    title: str, widths: Sequence[int], header: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> None:
+    """Nothing where there are no rows."""
+    listed = list(rows)
+    if listed:
+        console.data(f"\n{title}\n")
+        table(widths, header, listed)
+
+
+def names(title: str, listed: Sequence[str]) -> None:
+    if listed:
+        # Names are kept whole: a flag that is cut at its dash cannot be searched for.
+        lines = wrap("  ".join(listed), WIDTH, break_on_hyphens=False, break_long_words=False)
+        console.data(f"\n{title} ({len(listed)})\n\n" + "\n".join(lines))
+
+
+def table(widths: Sequence[int], header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """A cell longer than its column, or of several texts, goes on in the lines below."""
+    found: list[Sequence[str]] = []
+    for row in rows:
+        cells = [
+            [
+                line
+                for text in ([cell] if isinstance(cell, str) else cell)
+                for line in cut(text, width)
+            ]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for index in range(max(map(len, cells))):
+            found.append([cell[index] if index < len(cell) else "" for cell in cells])
+    console.table(header, found)
+
+
+def cut(text: str, width: int) -> list[str]:
+    return wrap(text, width, break_on_hyphens=False, subsequent_indent="  ") or [""]
+
+
+def merged(rows: Iterable[Sequence[Any]]) -> list[Sequence[Cell]]:
+    """Neighbours of which the same is told become one row."""
+    found: list[tuple[list[str], Sequence[Any]]] = []
+    for first, *rest in rows:
+        if found and found[-1][1] == rest:
+            found[-1][0].append(first)
+        else:
+            found.append(([first], rest))
+    return [(asked, *rest) for asked, rest in found]
