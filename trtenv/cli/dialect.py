@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 100  # of what is printed, on a terminal and in a ticket alike
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, with all sources.")]
 Cell = str | Sequence[str]
+TAKEN = ("yes", "experimental", "importer")  # of an operator: not refused
 
 
 def register(app: typer.Typer, name: str) -> None:
@@ -60,13 +63,13 @@ def diff(
 
 def print_description(found: Description) -> None:
     console.data(f"{found.release.title}\n")
-    rows = [("ONNX opset", opset(found.facts)), ("GPUs", gpus(found.facts))]
+    rows = [("ONNX opset", opset(found.facts)), ("compute capability", gpus(found.facts))]
     rows.append(("precisions", precisions(found)))
     taken = f"{len(found.operators)} are taken" if found.operators else "no table is known"
     rows.append(("ONNX operators", taken))
     if found.flags is not None:
         rows.append(("trtexec", f"{len(found.flags)} flags"))
-    table((16, 82), ("", ""), rows)
+    table((18, 80), ("", ""), rows)
     print_notes(found.release.notes)
     said = [(wish, entry) for wish, entry in found.answers.items() if entry.outcome == "translated"]
     sources = list(dict.fromkeys(footnote(entry) for _, entry in said))
@@ -117,17 +120,18 @@ def print_comparison(found: Comparison) -> None:
     console.data(f"From {found.old.title} to {found.new.title}\n")
     one, other = found.facts
     table(
-        (16, 40, 40),
+        (18, 39, 39),
         ("", here, there),
         [
             ("ONNX opset", opset(one), opset(other)),
-            ("GPUs", gpus(one), gpus(other)),
+            ("compute capability", gpus(one), gpus(other)),
         ],
     )
     print_notes(found.notes)
     if found.empty:
         console.data("\nno difference is known")
         return
+    console.data("\n" + "\n".join(wrap(summary(found), WIDTH)))
     print_options(found)
     section(
         "The same words, another meaning",
@@ -139,6 +143,33 @@ def print_comparison(found: Comparison) -> None:
     print_api(found)
     print_onnx(found)
     console.data("\nwhere each fact is from: --json")
+
+
+def summary(found: Comparison) -> str:
+    def count(entries: Iterable[Any] | None, *kinds: str) -> int:
+        return sum(entry.kind in kinds for entry in entries or ())
+
+    there = found.new.short
+    told = [
+        (count(found.options, "refused"), f"options that {there} refuses"),
+        (count(found.options, "differently"), "said in other words"),
+        (len(found.behaviour), "meanings that change"),
+        (count(found.trtexec, "gone"), "flags of trtexec that go"),
+        (count(found.api, "gone", "replaced"), "entries of the Python API that go"),
+        (sum(c.new not in TAKEN for c in found.operators or ()), "ONNX operators lost"),
+        (sum(c.new == "no" for c in found.plugins), "plugins lost"),
+    ]
+    return "in short: " + ", ".join(f"{number} {what}" for number, what in told if number)
+
+
+# Of options; those with columns of their own have no title here.
+KINDS = {
+    "refused": "",
+    "differently": "",
+    "needless": "Options that do nothing with {new}",
+    "effective": "Options that did nothing with {old}, and do with {new}",
+    "possible": "Options that {new} takes and {old} does not",
+}
 
 
 def print_options(found: Comparison) -> None:
@@ -159,42 +190,32 @@ def print_options(found: Comparison) -> None:
     for kind, title in KINDS.items():
         if title:
             section(
-                title.format(there),
+                title.format(old=here, new=there),
                 (40, 58),
                 ("OPTION", "WHY" if kind == "needless" else "HOW"),
                 merged((c.wish.asked, how(c.new)) for c in kinds[kind]),
             )
 
 
-# Of options; those with columns of their own have no title here.
-KINDS = {
-    "refused": "",
-    "differently": "",
-    "needless": "Options that {} needs no more: they do nothing",
-    "effective": "Options that had nothing to do, and have with {}",
-    "possible": "Options that {} takes and the other does not",
-}
-
-
 def print_flags(found: Comparison) -> None:
-    kinds = {kind: [c for c in found.trtexec or () if c.kind == kind] for kind in ("gone", "new")}
-    section(
-        f"Flags of trtexec that {found.new.short} lacks",
-        (28, 8, 60),
-        ("FLAG", "AT", "INSTEAD"),
-        [(c.flag.name, c.at, c.flag.instead or "-") for c in kinds["gone"]],
-    )
-    section(
-        "Flags of trtexec that are deprecated now",
-        (28, 8, 60),
-        ("FLAG", "SINCE", "INSTEAD"),
-        [
-            (c.flag.name, c.at, c.flag.instead or "-")
+    kinds = {
+        kind: [
+            (c.flag.name, shown(c.at), c.flag.instead or "-")
             for c in found.trtexec or ()
-            if c.kind == "deprecated"
-        ],
-    )
-    names("Flags of trtexec that are there instead", [c.flag.name for c in kinds["new"]])
+            if c.kind == kind
+        ]
+        for kind in ("gone", "deprecated", "new")
+    }
+    columns = (28, 8, 60)
+    title = f"Flags of trtexec that {found.new.short} lacks"
+    section(title, columns, ("FLAG", "AT", "INSTEAD"), kinds["gone"])
+    title = "Flags of trtexec that are deprecated now"
+    section(title, columns, ("FLAG", "AT", "INSTEAD"), kinds["deprecated"])
+    by_version: dict[str, list[str]] = {}
+    for name, at, _ in kinds["new"]:
+        by_version.setdefault(at, []).append(name)
+    title = f"Flags of trtexec that {found.new.short} has in addition"
+    section(title, (8, 90), ("AT", "FLAGS"), [(at, "  ".join(n)) for at, n in by_version.items()])
 
 
 def print_api(found: Comparison) -> None:
@@ -230,7 +251,7 @@ def print_onnx(found: Comparison) -> None:
         ("Plugins of NVIDIA's library that {} lacks", found.plugins, False),
         ("Plugins of NVIDIA's library that {} has in addition", found.plugins, True),
     ):
-        listed = [c for c in entries if (c.new in ("yes", "experimental", "importer")) == taken]
+        listed = [c for c in entries if (c.new in TAKEN) == taken]
         names(title.format(there), [c.what + ("" if c.sure else " (not sure)") for c in listed])
     section(
         "Types and forms of ONNX",
@@ -255,7 +276,7 @@ def gpus(facts: Facts) -> str:
     fact = facts.hardware
     if fact is None:
         return "not known"
-    return f"compute capability {fact.describe()} ({fact.confidence})"
+    return f"{fact.describe()} ({fact.confidence})"
 
 
 def precisions(found: Description) -> str:
@@ -277,17 +298,20 @@ def said_by(entry: Answer, backend: str) -> Cell:
 
 
 def different(old: Answer, new: Answer) -> tuple[Cell, Cell]:
-    """What the back ends say, where it differs; the note where nothing is said."""
-    sides: tuple[list[str], list[str]] = ([], [])
-    for backend, label in (("trtexec", ""), ("api", "")):
-        cells = [said_by(entry, backend) for entry in (old, new)]
-        if cells[0] != cells[1]:
-            for side, cell in zip(sides, cells, strict=True):
-                side += [label + text for text in ([cell] if isinstance(cell, str) else cell)]
-    for side, entry in zip(sides, (old, new), strict=True):
+    """What is said, as far as it differs; the note where that is all there is to tell."""
+    sides = []
+    for entry, other in ((old, new), (new, old)):
+        told = list(entry.graph if entry.graph != other.graph else ())
+        for words, others, who in (
+            (entry.trtexec, other.trtexec, "trtexec"),
+            (entry.api, other.api, "the API"),
+        ):
+            if words != others:
+                told += [f"not through {who}"] if words is None else words
         if entry.reason and not entry.graph:
-            side.append(entry.reason)
-    return sides
+            told.append(entry.reason)
+        sides.append(told or ["nothing"])
+    return sides[0], sides[1]
 
 
 def how(entry: Answer) -> Cell:
@@ -335,13 +359,24 @@ def table(widths: Sequence[int], header: Sequence[str], rows: Iterable[Sequence[
             ]
             for cell, width in zip(row, widths, strict=True)
         ]
-        for index in range(max(map(len, cells))):
-            found.append([cell[index] if index < len(cell) else "" for cell in cells])
+        found += zip_longest(*cells, fillvalue="")
     console.table(header, found)
 
 
 def cut(text: str, width: int) -> list[str]:
+    """At spaces; a name that is wider than the column at its last dot, comma or the like."""
+    room = width - 2
+    text = re.sub(rf"\S{{{room + 1},}}", lambda word: pieces(word[0], room), text)
     return wrap(text, width, break_on_hyphens=False, subsequent_indent="  ") or [""]
+
+
+def pieces(name: str, room: int) -> str:
+    return " ".join(re.findall(rf".{{1,{room - 1}}}[.,=_(/]|.{{1,{room}}}", name))
+
+
+def shown(version: str) -> str:
+    """10.0.0 is 10.0 to a reader."""
+    return re.sub(r"^(\d+\.\d+)\.0$", r"\1", version)
 
 
 def merged(rows: Iterable[Sequence[Any]]) -> list[Sequence[Cell]]:

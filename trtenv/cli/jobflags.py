@@ -111,8 +111,9 @@ BuildFlags = make_dataclass(
         ),
     ],
     bases=(BuildRequest,),
-    frozen=True,
     kw_only=True,
+    repr=False,  # what nobody asks for costs milliseconds at each start
+    eq=False,
 )
 
 

@@ -12,7 +12,6 @@ from trtenv import console
 from trtenv.catalog.resolve import Wish
 from trtenv.engine.stamp import read_stamp
 from trtenv.errors import HostError, ResolutionError, TrtenvError, UsageError
-from trtenv.pipeline.build import run_build
 from trtenv.pipeline.export import ExportSpec, is_exported, run_export
 from trtenv.pipeline.onnxmodel import OnnxModel, read_onnx
 from trtenv.pipeline.place import Place, Settings
@@ -214,6 +213,8 @@ def _build(plan: BuildPlan, model: OnnxModel, rooms: Rooms) -> Outcome:
             _lint(plan, model.path)
             inputs = [model.path, *(model.path.parent / name for name in model.external)]
             refuse_foreign(plan.output, inputs, force=plan.place.settings.force)
+            from trtenv.pipeline.build import run_build  # not needed to see that nothing changed
+
             with sole_writer(plan.output), rooms.enter(plan.place) as session:
                 outcome.stamp = run_build(plan, model, session)
     except TrtenvError as error:
