@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from collections.abc import Iterable
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trtenv import console
+from trtenv.cli.tables import WIDTH, Cell, merged, names, section, table
 
 if TYPE_CHECKING:
     from trtenv.dialect.compare import Comparison
     from trtenv.dialect.describe import Answer, Description
     from trtenv.dialect.release import Facts
 
-WIDTH = 100  # of what is printed, on a terminal and in a ticket alike
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, with all sources.")]
-Cell = str | Sequence[str]
 TAKEN = ("yes", "experimental", "importer")  # of an operator: not refused
 
 
@@ -69,13 +67,13 @@ def print_description(found: Description) -> None:
     rows.append(("ONNX operators", taken))
     if found.flags is not None:
         rows.append(("trtexec", f"{len(found.flags)} flags"))
-    table((18, 80), ("", ""), rows)
+    table((18, 80), rows[0], rows[1:])
     print_notes(found.release.notes)
     said = [(wish, entry) for wish, entry in found.answers.items() if entry.outcome == "translated"]
     sources = list(dict.fromkeys(footnote(entry) for _, entry in said))
     section(
         "Said to TensorRT",
-        (35, 31, 24, 4),
+        (35, 29, 26, 4),
         ("OPTION", "PYTHON API", "TRTEXEC", ""),
         merged(
             (
@@ -87,27 +85,30 @@ def print_description(found: Description) -> None:
             for w, a in said
         ),
     )
-    for outcome, title, last in (
-        ("dropped", "Needs nothing", ""),
-        ("refused", "Refused", "INSTEAD"),
-    ):
-        section(
-            title,
-            (35, 35, 26) if last else (35, 63),
-            ("OPTION", "WHY", *([last] if last else [])),
-            merged(
-                (wish.asked, entry.reason or "", *([entry.instead or "-"] if last else []))
-                for wish, entry in found.answers.items()
-                if entry.outcome == outcome
-            ),
-        )
+    others = [(w.asked, a) for w, a in found.answers.items()]
+    section(
+        "Needs nothing: asked for or not, it is the same",
+        (35, 63),
+        ("OPTION", "WHY"),
+        merged((asked, a.reason or "") for asked, a in others if a.outcome == "dropped"),
+    )
+    section(
+        "Refused",
+        (35, 31, 30),
+        ("OPTION", "WHY", "INSTEAD"),
+        merged(
+            (asked, a.reason or "", a.instead or "-")
+            for asked, a in others
+            if a.outcome == "refused"
+        ),
+    )
     if found.flags is not None:
-        names("Flags that trtexec knows, for after --", [flag.name for flag in found.flags])
+        names("Flags that trtexec knows", [flag.name for flag in found.flags])
         section(
             "Deprecated among them",
             (28, 8, 60),
             ("FLAG", "SINCE", "INSTEAD"),
-            [(f.name, f.deprecated or "", f.instead or "-") for f in found.deprecated],
+            [(f.name, shown(f.deprecated or ""), f.instead or "-") for f in found.deprecated],
         )
     console.data("")
     for number, source in enumerate(sources, start=1):
@@ -131,7 +132,8 @@ def print_comparison(found: Comparison) -> None:
     if found.empty:
         console.data("\nno difference is known")
         return
-    console.data("\n" + "\n".join(wrap(summary(found), WIDTH)))
+    if short := summary(found):
+        console.data("\n" + "\n".join(wrap(f"in short: {short}", WIDTH)))
     print_options(found)
     section(
         "The same words, another meaning",
@@ -159,7 +161,7 @@ def summary(found: Comparison) -> str:
         (sum(c.new not in TAKEN for c in found.operators or ()), "ONNX operators lost"),
         (sum(c.new == "no" for c in found.plugins), "plugins lost"),
     ]
-    return "in short: " + ", ".join(f"{number} {what}" for number, what in told if number)
+    return ", ".join(f"{number} {what}" for number, what in told if number)
 
 
 # Of options; those with columns of their own have no title here.
@@ -174,10 +176,11 @@ KINDS = {
 
 def print_options(found: Comparison) -> None:
     here, there = found.old.short, found.new.short
+    api_only = found.old.flavour != found.new.flavour
     kinds = {kind: [c for c in found.options if c.kind == kind] for kind in KINDS}
     section(
         f"Options that {there} refuses",
-        (34, 36, 26),
+        (34, 32, 30),
         ("OPTION", "WHY", "INSTEAD"),
         merged((c.wish.asked, c.new.reason or "", c.new.instead or "-") for c in kinds["refused"]),
     )
@@ -185,7 +188,10 @@ def print_options(found: Comparison) -> None:
         "Options said in other words",
         (30, 32, 34),
         ("OPTION", here, there),
-        merged((c.wish.asked, *different(c.old, c.new)) for c in kinds["differently"]),
+        merged(
+            (c.wish.asked, *different(c.old, c.new, api_only=api_only))
+            for c in kinds["differently"]
+        ),
     )
     for kind, title in KINDS.items():
         if title:
@@ -252,7 +258,9 @@ def print_onnx(found: Comparison) -> None:
         ("Plugins of NVIDIA's library that {} has in addition", found.plugins, True),
     ):
         listed = [c for c in entries if (c.new in TAKEN) == taken]
-        names(title.format(there), [c.what + ("" if c.sure else " (not sure)") for c in listed])
+        unsure = "" if all(c.sure for c in listed) else "; ?: not sure"
+        told = [c.what + ("" if c.sure else "?") for c in listed]
+        names(title.format(there) + unsure, told)
     section(
         "Types and forms of ONNX",
         (32, 32, 32),
@@ -292,32 +300,24 @@ def precisions(found: Description) -> str:
 
 def said_by(entry: Answer, backend: str) -> Cell:
     words = entry.api if backend == "api" else entry.trtexec
-    if words is None:
-        return "-"
-    return (*entry.graph, *words) or "nothing"
+    return "-" if words is None else words or "nothing"
 
 
-def different(old: Answer, new: Answer) -> tuple[Cell, Cell]:
+def different(old: Answer, new: Answer, *, api_only: bool) -> tuple[Cell, Cell]:
     """What is said, as far as it differs; the note where that is all there is to tell."""
     sides = []
     for entry, other in ((old, new), (new, old)):
-        told = list(entry.graph if entry.graph != other.graph else ())
-        for words, others, who in (
-            (entry.trtexec, other.trtexec, "trtexec"),
-            (entry.api, other.api, "the API"),
-        ):
-            if words != others:
-                told += [f"not through {who}"] if words is None else words
-        if entry.reason and not entry.graph:
-            told.append(entry.reason)
-        sides.append(told or ["nothing"])
+        told: list[str] = []
+        if entry.trtexec != other.trtexec and not api_only:
+            told += ["not through trtexec"] if entry.trtexec is None else entry.trtexec
+        if entry.api != other.api:
+            told += ["not through the API"] if entry.api is None else entry.api
+        sides.append(list(dict.fromkeys(told)) or [entry.reason or "nothing"])
     return sides[0], sides[1]
 
 
 def how(entry: Answer) -> Cell:
-    if entry.outcome == "dropped":
-        return entry.reason or ""
-    words = [*entry.graph, *(entry.trtexec or ()), *(entry.api or ())]
+    words = [*(entry.trtexec or ()), *(entry.api or ())]
     return list(dict.fromkeys(words)) or entry.reason or "nothing to say"
 
 
@@ -330,61 +330,6 @@ def print_notes(notes: Iterable[str]) -> None:
         console.data("\n" + "\n".join(wrap(f"note: {note}", WIDTH)))
 
 
-def section(
-    title: str, widths: Sequence[int], header: Sequence[str], rows: Iterable[Sequence[Cell]]
-) -> None:
-    """Nothing where there are no rows."""
-    listed = list(rows)
-    if listed:
-        console.data(f"\n{title}\n")
-        table(widths, header, listed)
-
-
-def names(title: str, listed: Sequence[str]) -> None:
-    if listed:
-        # Names are kept whole: a flag that is cut at its dash cannot be searched for.
-        lines = wrap("  ".join(listed), WIDTH, break_on_hyphens=False, break_long_words=False)
-        console.data(f"\n{title} ({len(listed)})\n\n" + "\n".join(lines))
-
-
-def table(widths: Sequence[int], header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """A cell longer than its column, or of several texts, goes on in the lines below."""
-    found: list[Sequence[str]] = []
-    for row in rows:
-        cells = [
-            [
-                line
-                for text in ([cell] if isinstance(cell, str) else cell)
-                for line in cut(text, width)
-            ]
-            for cell, width in zip(row, widths, strict=True)
-        ]
-        found += zip_longest(*cells, fillvalue="")
-    console.table(header, found)
-
-
-def cut(text: str, width: int) -> list[str]:
-    """At spaces; a name that is wider than the column at its last dot, comma or the like."""
-    room = width - 2
-    text = re.sub(rf"\S{{{room + 1},}}", lambda word: pieces(word[0], room), text)
-    return wrap(text, width, break_on_hyphens=False, subsequent_indent="  ") or [""]
-
-
-def pieces(name: str, room: int) -> str:
-    return " ".join(re.findall(rf".{{1,{room - 1}}}[.,=_(/]|.{{1,{room}}}", name))
-
-
 def shown(version: str) -> str:
     """10.0.0 is 10.0 to a reader."""
     return re.sub(r"^(\d+\.\d+)\.0$", r"\1", version)
-
-
-def merged(rows: Iterable[Sequence[Any]]) -> list[Sequence[Cell]]:
-    """Neighbours of which the same is told become one row."""
-    found: list[tuple[list[str], Sequence[Any]]] = []
-    for first, *rest in rows:
-        if found and found[-1][1] == rest:
-            found[-1][0].append(first)
-        else:
-            found.append(([first], rest))
-    return [(asked, *rest) for asked, rest in found]

@@ -42,19 +42,14 @@ class WishChange(NamedTuple):
 
 
 class FlagChange(NamedTuple):
-    """Of trtexec: gone, new, deprecated or undeprecated."""
+    """Of trtexec: gone, new, deprecated or undeprecated; `at`: the version with which it changed."""
 
     kind: str
+    at: str
     flag: Flag
 
-    @property
-    def at(self) -> str:
-        """The version with which it changed; "" where a flag is older than the tables."""
-        which = {"gone": self.flag.until, "new": self.flag.since}
-        return which.get(self.kind, self.flag.deprecated) or ""
-
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.flag._asdict()}
+        return {"kind": self.kind, "at": self.at, **self.flag._asdict()}
 
 
 class Change(NamedTuple):
@@ -117,7 +112,7 @@ def compare(old: Release, new: Release) -> Comparison:
     known, types = _operators(old, new)
     notes = [f"{side.title}: {note}" for side in (old, new) for note in side.notes]
     if not both_trtexec:
-        notes.append("trtexec's flags are compared for TensorRT alone: TensorRT-RTX has none of it")
+        notes.append("what trtexec is told is not compared: TensorRT-RTX has no trtexec")
     if not same:
         notes.append("Python names are not compared across products: TensorRT-RTX is tensorrt_rtx")
     if known is None:
@@ -143,15 +138,18 @@ def _wishes(old: Release, new: Release) -> Iterable[WishChange]:
     for wish in wishes():
         before = answer(wish, old.flavour, old.number)
         after = answer(wish, new.flavour, new.number)
-        kind = _kind(before, after)
+        kind = _kind(before, after, api_only=old.flavour != new.flavour)
         if kind:
             yield WishChange(kind, wish, before, after)
 
 
-def _kind(before: Answer, after: Answer) -> str | None:
+def _kind(before: Answer, after: Answer, *, api_only: bool) -> str | None:
     if before.outcome == after.outcome == "translated":
-        # What is said in the graph alone differs from what needs no saying.
-        words = [(entry.api, entry.trtexec, entry.graph, entry.reason) for entry in (before, after)]
+        # A note alone may differ: what happens to the graph, or in the environment.
+        words = [
+            (entry.api, entry.reason, None if api_only else entry.trtexec)
+            for entry in (before, after)
+        ]
         return "differently" if words[0] != words[1] else None
     return KINDS.get((before.outcome, after.outcome))
 
@@ -169,9 +167,13 @@ def _flags(old: tuple[int, ...], new: tuple[int, ...]) -> Iterable[FlagChange]:
         here, there = flag.known_to(old), flag.known_to(new)
         worn, wearing = flag.deprecated_in(old), flag.deprecated_in(new)
         if here != there:
-            yield FlagChange("new" if there else "gone", flag)
+            came = there == (old < new)
+            at = flag.since if came else flag.until or ""
+            yield FlagChange("new" if there else "gone", at, flag)
         elif here and worn != wearing:
-            yield FlagChange("deprecated" if wearing else "undeprecated", flag)
+            yield FlagChange(
+                "deprecated" if wearing else "undeprecated", flag.deprecated or "", flag
+            )
 
 
 def _table(release: Release) -> bool | None:

@@ -91,12 +91,11 @@ class Wish(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """translated, dropped or refused. api and trtexec: None where that back end cannot."""
+    """translated, dropped or refused. api, trtexec: what each says, None where it cannot."""
 
     outcome: str
     api: tuple[str, ...] | None = None
     trtexec: tuple[str, ...] | None = None
-    graph: tuple[str, ...] = ()
     reason: str | None = None
     instead: str | None = None
     source: str | None = None
@@ -183,14 +182,10 @@ def answer(wish: Wish, flavour: str, number: tuple[int, ...]) -> Answer:
     trtexec = _deciding(holding, "trtexec")
     saying = [row for row, name in ((api, "api"), (trtexec, "trtexec")) if row and name in row]
     if saying:
-        graph = [
-            GRAPH[step["do"]].format(**step) for row in saying for step in row.get("graph", ())
-        ]
         return Answer(
             "translated",
-            tuple(_step(step, wish) for step in api["api"]) if api in saying else None,
-            _flags(trtexec, wish) if trtexec in saying else None,
-            tuple(dict.fromkeys(graph)),
+            _said(api, "api", wish) if api in saying else None,
+            _said(trtexec, "trtexec", wish) if trtexec in saying else None,
             reason=_joined(row.get("note") for row in saying),
             source=_joined(expand(row["source"]) for row in saying),
         )
@@ -275,18 +270,22 @@ def _asked(name: str, value: str | None) -> str:
     return f"{option.flag} {forms.get(name, value or option.metavar)}"
 
 
+def _said(row: Row, backend: str, wish: Wish) -> tuple[str, ...]:
+    """What is done to the graph before, and the words."""
+    said = [GRAPH[step["do"]].format(**step) for step in row.get("graph", ())]
+    for entry in row[backend]:
+        if entry == "@profiles":
+            said += PROFILES
+        else:
+            said.append(_open(entry, wish) if isinstance(entry, str) else _step(entry, wish))
+    return tuple(said)
+
+
 def _step(step: Mapping[str, Any], wish: Wish) -> str:
     filled = {name: _open(str(entry), wish) for name, entry in step.items()}
     text = STEPS[step["do"]].format(**filled)
     least = step.get("min_compute_capability")
     return f"{text} on compute capability {least} and newer" if least else text
-
-
-def _flags(row: Row, wish: Wish) -> tuple[str, ...]:
-    found: list[str] = []
-    for text in row["trtexec"]:
-        found += PROFILES if text == "@profiles" else [_open(text, wish)]
-    return tuple(found)
 
 
 def _open(text: str, wish: Wish) -> str:
