@@ -12,6 +12,7 @@ from typing import Any, Self
 from trtenv.errors import TrtenvError
 
 _verbose = False
+_documents = 0
 
 
 def set_verbose(*, on: bool) -> None:
@@ -38,7 +39,14 @@ def to_json(value: object) -> str:
 
 def document(value: object) -> None:
     """The one JSON document of a --json run."""
+    global _documents  # noqa: PLW0603  one process, one stdout
+    _documents += 1
     data(to_json(value))
+
+
+def documents() -> int:
+    """How many were printed so far."""
+    return _documents
 
 
 def say(text: str) -> None:

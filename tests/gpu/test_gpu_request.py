@@ -121,6 +121,8 @@ def test_the_engine_is_what_was_asked_for(tmp_path: Path, environment: str, name
     assert lost <= 0.01
     assert built.stamp["engine"]["precision"]["found"]
     assert logits.dtype == (np.float16 if case.half_tensors else np.float32)
+    half = {tensor["dtype"] for tensor in built.stamp["engine"]["inputs"]} == {"float16"}
+    assert half == case.half_tensors
     assert told["refittable"] == case.refittable
     check_precisions(found, case.precisions)
 

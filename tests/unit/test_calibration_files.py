@@ -68,6 +68,18 @@ def test_any_name_that_the_file_system_takes_is_digested(images: Path) -> None:
     assert read_data(images).sha256 != before
 
 
+def test_only_regular_files_are_read(images: Path, tmp_path: Path) -> None:
+    before = read_data(images).sha256
+    os.mkfifo(images / "c.png")
+    (images / "d.png").symlink_to(images / "c.png")
+    (images / "e.png").symlink_to("/dev/zero")
+    assert read_data(images).sha256 == before
+    (images / "f.png").symlink_to(images / "b.png")
+    assert read_data(images).sha256 != before
+    data = read_data(images)
+    assert with_data(RunOptions(), data, "docker").mounts
+
+
 def test_an_array_file_is_itself(tmp_path: Path) -> None:
     for name in ("x.npz", "y.NPY"):
         (tmp_path / name).write_bytes(b"same")
@@ -79,8 +91,10 @@ def test_an_array_file_is_itself(tmp_path: Path) -> None:
     [
         ("nothing", "does not exist"),
         ("data.csv", "neither a folder nor"),
-        ("empty", "is empty"),
+        ("empty", "holds no files"),
         ("dangling", "cannot be read"),
+        ("waiting", "holds no files"),
+        ("fifo.npz", "neither a folder nor"),
     ],
 )
 def test_what_is_no_data_is_said_before_anything_starts(
@@ -90,6 +104,9 @@ def test_what_is_no_data_is_said_before_anything_starts(
     (tmp_path / "empty").mkdir()
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / "a.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "waiting").mkdir()
+    os.mkfifo(tmp_path / "waiting" / "a.png")
+    os.mkfifo(tmp_path / "fifo.npz")
     with pytest.raises(UsageError, match=message) as caught:
         read_data(tmp_path / name)
     assert "folder of images" in str(caught.value.hint)

@@ -69,6 +69,15 @@ def test_wrong_requests_are_one_clear_error(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("argv", [["build", "x.onnx", "--bogus"], ["lint", "x.onnx"], ["inspect"]])
+def test_json_is_one_document_also_for_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    code, out, err = run(capsys, *argv, "--json")
+    assert (code, json.loads(out)["error"]["exit_code"]) == (2, 2)
+    assert err
+
+
 def test_unknown_environment_says_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     _, _, err = run(capsys, "env", "show", "rtx1.7")
     assert "hint: did you mean `rtx-1.7`" in err

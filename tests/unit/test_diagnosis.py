@@ -356,6 +356,30 @@ SEEN = [
         "17179869184 bytes",
     ),
     ("out-of-memory", "safeRuntime.cpp (25) - Cuda Error in nvinfer1::internal::DefaultAllocator::allocate: 2 (out of memory)", "nvidia-smi"),
+    ("out-of-memory", "Error Code 2: OutOfMemory (Requested size was 8589934592 bytes.)", "8589934592 bytes"),
+    (
+        "host-out-of-memory",  # RTX 1.7 under ulimit -v
+        ("[myelinResourceManager.cpp::virtual void* nvinfer1::rt::MyelinHostBuffer::allocate(const string&, cudaStream_t)::206] "
+        "Error Code 2: OutOfMemory (Requested size was 134218111 bytes.)"),
+        "use of it, has not enough free memory for the build: 134218111 bytes",
+    ),
+    (
+        "host-out-of-memory",  # RTX 1.7 under ulimit -v
+        "Requested amount of memory (134218111 bytes) could not be allocated. There may not be enough free memory for allocation to succeed.",
+        "134218111 bytes",
+    ),
+    (
+        "host-out-of-memory",  # RTX 1.7 under ulimit -v
+        ("IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: attachExceptionMsgToGraph] MyelinCheckException: "
+        "myelin_tensor.h:47: CHECK(p) failed.  In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"),
+        "free or add memory",
+    ),
+    (
+        "types-of-newer-gpus",  # RTX 1.7
+        ("IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for target(s) sm86, because "
+        "the model contains HW-specific datatypes: fp8_e4m3. In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"),
+        "holds fp8_e4m3, which GPUs that the engine is for (sm86) do not have; fp8_e4m3 needs compute capability 8.9",
+    ),
     (
         "builder-bug",  # RTX 1.4
         ("IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1250: attachExceptionMsgToGraph] MyelinCheckException: "
@@ -363,6 +387,8 @@ SEEN = [
         "myelinTypeFP8E4M3) failed.  In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:1783)"),
         "failed: cudnn_impl.cpp:1040: CHECK(",
     ),
+    ("no-formats", "2: [optimizer.cpp::getFormatRequirements::3103] Error Code 2: Internal Error (Assertion !n->candidateRequirements.empty() failed. No supported formats for softmax); 2: [builder.cpp::buildSerializedNetwork::751] Error Code 2: Internal Error (Assertion engine != nullptr failed. )", "`softmax`"),
+    ("builder-resource", "TensorRT could not start its builder: 2: [builder.cpp::createCaskKernelLibraryImpl::166] Error Code 2: Internal Error (Assertion validateCaskKLibDigest(sha256sum) failed. )", "install this TensorRT again"),
     ("builder-bug", "1: [codeGenerator.cpp::compileGraph::894] Error Code 1: Myelin (No Myelin Error exists)", "No Myelin Error exists"),
     ("builder-bug", "../builder/myelin/codeGenerator.cpp (396) - Myelin Error in compileGraph: 64 ()", "another version"),
     ("unknown-option", "[E] Unknown option: --exportLayerInfo yolov5n.graph.json", "no option --exportLayerInfo"),

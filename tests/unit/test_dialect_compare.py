@@ -17,7 +17,7 @@ from trtenv.dialect.build import implied, study
 from trtenv.dialect.build import wishes as said_wishes
 from trtenv.dialect.compare import Comparison, compare
 from trtenv.dialect.describe import GRAPH, STEPS, Wish, answer, describe, wishes
-from trtenv.dialect.release import release
+from trtenv.dialect.release import release, release_note
 from trtenv.dialect.rows import padded, rows
 from trtenv.dialect.versions import DATA, known_releases
 from trtenv.errors import UsageError
@@ -168,6 +168,34 @@ def test_which_release_is_meant(version: str, patch: str, note: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "note"),
+    [
+        (("tensorrt", "8"), None),
+        (("tensorrt", "8.5"), None),
+        (("tensorrt", "8.6.2.3"), None),
+        (("tensorrt", "10.99.1"), "is taken to be like 10.16"),
+        (("tensorrt", "8.1"), "is taken to be like 8.0.3"),
+        (("tensorrt", ""), "taken to be like the newest TensorRT"),
+        (("tensorrt-rtx", "1.7.1.116"), None),
+        (("tensorrt-rtx", "1.0"), "measured with 1.4"),
+        (("tensorrt-rtx", "1.9"), "is taken to be like 1.7"),
+    ],
+)
+def test_what_is_said_of_a_release_before_a_build(place: tuple[str, str], note: str | None) -> None:
+    found = release_note(*place)
+    assert (found is None) is (note is None)
+    assert (note or "") in (found or "")
+
+
+@pytest.mark.parametrize(
+    "place", [("tensorrt", "12.0"), ("tensorrt", "6.0.1"), ("tensorrt-rtx", "9")]
+)
+def test_what_nothing_is_known_of_is_not_built_for(place: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="nothing is known of"):
+        release_note(*place)
+
+
+@pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
         (["show", "6.0"], "nothing is known of TensorRT 6.0", "7.0, 7.1"),
@@ -175,6 +203,8 @@ def test_which_release_is_meant(version: str, patch: str, note: str) -> None:
         (["show", "rtx-8.6"], "nothing is known of TensorRT-RTX 8.6", "1.7"),
         (["show", "1.7"], "nothing is known of TensorRT 1.7", "written rtx-1.7"),
         (["show", "10"], "`10` names several releases", "10.13"),
+        (["show", "rtx-9"], "nothing is known of TensorRT-RTX 9", "1.7"),
+        (["show", "rtx"], "`rtx` names several releases", "1.7"),
         (["show", "rtx-"], "not a version of TensorRT-RTX", "8.5"),
         (["show", "trt8.6"], "not a version of TensorRT", "8.5"),
         (["diff", "8.6", "-1"], "No such option", ""),

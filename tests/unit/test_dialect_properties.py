@@ -80,8 +80,17 @@ def written(option: Option) -> st.SearchStrategy[str]:
 def wish(option: Option) -> st.SearchStrategy[Any]:
     if option.parse is None:
         return st.booleans() if option.off else st.just(True)
-    texts = written(option)
+    texts = written(option).filter(lambda text: readable(option, text))
     return (st.lists(texts, min_size=1, max_size=2) if option.many else texts).map(option.read)
+
+
+def readable(option: Option, text: str) -> bool:
+    """Not so for a list that names one thing twice."""
+    try:
+        option.read([text] if option.many else text)
+    except UsageError:
+        return False
+    return True
 
 
 SIZE = st.integers(1, 64)
@@ -204,7 +213,7 @@ GRAPH = {
     "keep_fp32": "value",
     "input_types": "value",
     "output_types": "value",
-    "quantize": "",
+    "quantize": "to",
 }
 
 

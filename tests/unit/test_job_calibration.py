@@ -1,6 +1,7 @@
 """The calibration data that jobs read, and what TensorRT's calibrator is fed from it."""
 
 import ctypes
+import os
 import sys
 import tracemalloc
 import zipfile
@@ -258,6 +259,17 @@ def test_unreadable_images_are_left_out_and_told_of_up_to_a_half(tmp_path: Path)
     (tmp_path / "d.png").unlink()
     error = refused(tmp_path, entry)
     assert "more than half of the 3 images" in error.message
+
+
+def test_what_is_no_regular_file_is_left_out_and_never_opened(tmp_path: Path) -> None:
+    save(tmp_path, {"a.png": grey(1), "b.png": grey(2)})
+    (tmp_path / "c.png").symlink_to(tmp_path / "b.png")
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    job = JobIO()
+    assert len(read(tmp_path, wanted("x", 1, 1, 4, 6), job=job)) == 3
+    assert [line.split()[1] for line in job.logs] == ["fifo.png", "zeros.png"]
+    assert "no regular file" in job.logs[0]
 
 
 def test_a_folder_without_images_and_an_environment_without_pillow_are_errors(

@@ -280,11 +280,13 @@ def test_calibration_data_finds_what_random_numbers_do_not(tmp_path: Path, io: I
 @pytest.mark.parametrize(
     ("steps", "kind", "text"),
     [
-        ([{"do": "keep_fp32", "value": ["a"]}], "unsupported", "only where the rest of the graph is cast"),
         ([{"do": "cast", "to": "float16"}, {"do": "keep_fp32", "value": ["last"]}], "unknown-node", "near: lost"),
         ([{"do": "cast", "to": "int8"}], "protocol", "int8"),
         ([{"do": "dance"}], "protocol", "dance"),
-        ([{"do": "input_types", "value": ["fp16"]}], "types", "1 input types for 2 inputs: x, n"),
+        ([{"do": "input_types", "value": ["fp16", None, None]}], "types", "3 input types for 2 inputs: x, n"),
+        ([{"do": "input_types", "value": ["fp16"]}], "types", "`n` is int64 and cannot become fp16"),
+        ([{"do": "input_types", "value": ["uint8", None]}], "types", "`x` is float32 and cannot become uint8"),
+        ([{"do": "input_types", "value": ["int64", None]}], "types", "`x` is float32 and cannot become int64"),
         ([{"do": "input_types", "value": ["fp16", "fp16"]}], "types", "`n` is int64"),
         ([{"do": "output_types", "value": ["half"]}], "types", "half"),
         ([{"do": "output_types", "value": ["uint8"]}], "types", "`out` is float32"),
@@ -314,7 +316,8 @@ def test_a_graph_with_small_types_of_its_own(tmp_path: Path, io: IO, to: str) ->
     ("steps", "kinds", "casts"),
     [
         ([("input_types", ["fp16", "int32"]), ("output_types", ["bf16"])], [10, 6, 16], 3),
-        ([("input_types", ["uint8", "int64"])], [2, 7, 1], 1),
+        ([("input_types", [None, "int64"]), ("output_types", ["fp16"])], [1, 7, 10], 1),
+        ([("input_types", ["bf16", None]), ("output_types", [None])], [16, 7, 1], 1),
         ([("input_types", ["fp32", "int64"])], [1, 7, 1], 0),
         (
             [("cast", "float16"), ("input_types", ["fp16", "int64"]), ("output_types", ["fp16"])],
@@ -340,8 +343,23 @@ def test_inputs_and_outputs_take_the_types_asked_for(
     assert report["not_compared"] is None
 
 
-def test_without_steps_the_file_is_left_alone(io: IO) -> None:
-    assert graph.transform("/nowhere.onnx", [], io) == ("/nowhere.onnx", None)
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [{"do": "keep_fp32", "value": ["quantize.py heeds it"]}],
+        [{"do": "input_types", "value": [None, None]}, {"do": "output_types", "value": [None]}],
+    ],
+    ids=["none", "only nodes to keep", "types stay"],
+)
+def test_without_a_change_the_file_is_left_alone(io: IO, steps: list[dict[str, Any]]) -> None:
+    assert graph.transform("/nowhere.onnx", steps, io) == ("/nowhere.onnx", None)
+
+
+def test_one_type_stands_for_all_inputs(tmp_path: Path, io: IO) -> None:
+    path = write(tmp_path, "out = Add(x, y)", None, "float[1, 4] x, float[1, 4] y")
+    target, _ = graph.transform(path, [{"do": "input_types", "value": ["fp16"]}], io)
+    assert [value.type.tensor_type.elem_type for value in onnx.load(target).graph.input] == [10, 10]
 
 
 @both
@@ -401,6 +419,35 @@ def test_nodes_without_names_can_be_named(tmp_path: Path, io: IO) -> None:
     assert cast(path, io, "float16", {"do": "keep_fp32", "value": ["Relu_a"]})[1]["kept_fp32"] == [
         "Relu_a"
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [("n", ["n", "n_2"]), ("n_2", ["n_2"]), ("n_3", ["n_3"]), ("n*", ["n", "n_2", "n_3"])],
+)
+def test_nodes_that_share_a_name_are_all_meant_by_it(
+    tmp_path: Path, io: IO, pattern: str, kept: list[str]
+) -> None:
+    path = write(tmp_path, "a = Relu(x) b = Relu(a) c = Relu(b) out = Relu(c)")
+    model = onnx.load(path)
+    for node, name in zip(model.graph.node, ("n", "n", "n_3", "out"), strict=True):
+        node.name = name
+    onnx.save(model, path)
+    typed, report = cast(path, io, "float16", {"do": "keep_fp32", "value": [pattern]})
+    assert report["kept_reasons"] == {"asked": len(kept)}
+    assert report["not_compared"] is None
+    assert [name for name, kind in node_types(typed).items() if kind == 1 and name in kept] == kept
+
+
+@given(st.lists(st.sampled_from(["", "n", "n_2", "n_2_2", "m"])))
+def test_every_node_has_a_name_of_its_own_and_keeps_the_first(names: list[str]) -> None:
+    nodes = [helper.make_node("Relu", ["x"], [f"y{i}"], name) for i, name in enumerate(names)]
+    unique = onnx_nodes.unique_names(nodes)
+    assert len(set(unique)) == len(nodes)
+    assert {name for name in names if name} <= set(unique)
+    assert all(
+        own.startswith(node.name or "Relu_y") for own, node in zip(unique, nodes, strict=True)
+    )
 
 
 @given(st.lists(st.floats(width=32), min_size=1))

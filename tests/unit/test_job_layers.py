@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2] / "trtenv" / "jobs"))
 
 import layers
+import precisions
 
 XMMA = "sm80_xmma_fprop_implicit_gemm_"
 FP16_NHWC8 = "Channel major FP16 format where channel % 8 == 0"
@@ -133,7 +134,7 @@ def test_shares_of_the_weights_and_what_counts_as_a_product() -> None:
     ],
 )
 def test_kernels_tell_the_precision_by_their_names(kernel: str, precision: str | None) -> None:
-    assert layers.kernel_precision(kernel) == precision
+    assert precisions.kernel_precision(kernel) == precision
 
 
 def test_single_precision_tensor_core_kernels_are_tf32_of_fp32_data() -> None:
@@ -384,6 +385,31 @@ def test_a_product_of_two_quantized_factors_is_quantized() -> None:
     assert (summary["source"], summary["other"]) == ("network", 5)
     weight_only = layers.from_network(TRT, quantized_network(weights_too=False))
     assert weight_only["products"] == {"fp16": 1}
+
+
+@pytest.mark.parametrize(
+    ("stored", "quantized", "share"),
+    [("float32", True, "int8"), ("float32", False, "fp32"), ("int8", False, "int8")],
+    ids=["folded by the builder", "not quantized", "stored as INT8"],
+)
+def test_weights_count_as_what_they_are_quantized_to(
+    stored: str, quantized: bool, share: str
+) -> None:
+    """An FP32 initializer before Q, DQ, as trtenv and PyTorch write them; scales are no weights."""
+    w, ws, wq, wd = (FakeTensor(name, "FLOAT") for name in ("w", "ws", "wq", "wd"))
+    scale, x, y = (FakeTensor(name, "FLOAT") for name in ("scale", "x", "y"))
+    weight = FakeLayer("CONSTANT", [], w)
+    weight.weights = SimpleNamespace(size=100, dtype=stored)
+    scales = FakeLayer("CONSTANT", [], scale)
+    scales.weights = SimpleNamespace(size=10, dtype="float32")
+    middle = [FakeLayer("SHUFFLE", [w], ws)]
+    if quantized:
+        wq.dtype = "DataType.INT8"
+        middle.append(FakeLayer("QUANTIZE", [ws, scale], wq))
+    middle.append(FakeLayer("DEQUANTIZE", [wq if quantized else ws, scale], wd))
+    product = FakeLayer("MATRIX_MULTIPLY", [x, wd], y)
+    network = FakeNetwork(weight, scales, *middle, product)
+    assert layers.from_network(TRT, network)["weights"] == {share: 1.0}
 
 
 class FakeInspector:

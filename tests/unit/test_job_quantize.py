@@ -1,7 +1,7 @@
 """Q/DQ nodes as TensorRT wants them, and what they cost in accuracy, by ONNX Runtime."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,13 @@ def write(
 
 
 def run(
-    path: Path, folder: Path, samples: np.ndarray, to: str = "int8", method: str = "minmax"
+    path: Path,
+    folder: Path,
+    samples: np.ndarray,
+    to: str = "int8",
+    method: str = "minmax",
+    keep: Sequence[str] = (),
+    job: JobIO | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     np.savez(folder / "data.npz", x=samples)
     spec = {
@@ -78,7 +84,8 @@ def run(
     shape = list(samples.shape[1:])
     profile = {"x": {"min": [1, *shape], "opt": [4, *shape], "max": [8, *shape]}}
     step = {"do": "quantize", "to": to, "method": method}
-    made, report = quantize.quantize(str(path), step, spec, profile, JobIO(folder / "out"))
+    job = job or JobIO(folder / "out")
+    made, report = quantize.quantize(str(path), step, spec, profile, job, keep)
     return Path(made), report
 
 
@@ -160,6 +167,7 @@ def test_convolutions_and_residual_branches_get_pairs_of_their_own(
         "one.1": (None, 1, zero),
     }
     assert report["nodes"] == {"Conv": 4, "Add": 2}
+    assert report["left_alone"] == []
     assert (report["method"], report["batches"], report["opset"]) == (method, 3, opset)
     exact, found = output(path, samples), output(made, samples)
     assert 0 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < limit
@@ -208,6 +216,62 @@ def test_products_without_constant_weights_are_left_alone(tmp_path: Path) -> Non
     assert report["left_alone"] == ["scores"]
 
 
+@pytest.mark.parametrize(
+    ("keep", "alone", "changed"),
+    [
+        (["conv2"], ["conv2"], {"conv2.0", "conv2.1"}),
+        # The sum is fused with the product that is left: the branch is the other one.
+        (["side"], ["side"], {"side.0", "side.1", "both.0", "both.1"}),
+        (["both", "relu"], ["both"], {"both.0"}),
+        (
+            ["o*", "con?[13]"],
+            ["conv1", "conv3"],
+            {"conv1.0", "conv1.1", "conv3.0", "conv3.1", "one.1"},
+        ),
+    ],
+)
+def test_named_nodes_get_no_pairs(
+    tmp_path: Path, keep: list[str], alone: list[str], changed: set[str]
+) -> None:
+    samples = RANDOM.standard_normal((8, 8, 6, 6)).astype(np.float32)
+    path = residual(tmp_path / "m.onnx")
+    every = set(pairs(run(path, tmp_path, samples)[0]))
+    (tmp_path / "kept").mkdir()
+    made, report = run(path, tmp_path / "kept", samples, keep=keep)
+    assert report["left_alone"] == alone
+    assert every ^ set(pairs(made)) == changed
+
+
+def test_names_of_nodes_to_keep_are_checked(tmp_path: Path) -> None:
+    samples = RANDOM.standard_normal((4, 8, 6, 6)).astype(np.float32)
+    path = residual(tmp_path / "m.onnx")
+    with pytest.raises(
+        JobError, match=r"no node of the graph is named `conv_2`; near: .*conv2"
+    ) as caught:
+        run(path, tmp_path, samples, keep=["conv_2"])
+    assert caught.value.kind == "unknown-node"
+    with pytest.raises(JobError, match=r"nothing to quantize: .* beside those that stay") as caught:
+        run(path, tmp_path, samples, keep=["*"])
+    assert "keep fewer nodes" in str(caught.value.hint)
+
+
+def test_kept_nodes_are_known_by_shared_and_missing_names_through_a_new_opset(
+    tmp_path: Path,
+) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "n"),
+        helper.make_node("Conv", ["a", "v"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["c"], "n"),
+        helper.make_node("Conv", ["c", "v"], ["y"], "last"),
+    ]
+    weights = {"w": weight(4, 3, 1, 1), "v": weight(4, 4, 1, 1)}
+    path = write(tmp_path / "m.onnx", nodes, weights, [3, 5, 5], {"y": [4, 5, 5]}, opset=11)
+    samples = RANDOM.standard_normal((4, 3, 5, 5)).astype(np.float32)
+    made, report = run(path, tmp_path, samples, keep=["n", "Conv_b"])
+    assert report["left_alone"] == ["n", "Conv_b", "n_2"]
+    assert set(pairs(made)) == {"last.0", "last.1"}
+
+
 def test_a_quantized_model_is_taken_as_it_is(tmp_path: Path) -> None:
     samples = RANDOM.standard_normal((4, 8, 6, 6)).astype(np.float32)
     made, _ = run(residual(tmp_path / "m.onnx"), tmp_path, samples)
@@ -218,6 +282,8 @@ def test_a_quantized_model_is_taken_as_it_is(tmp_path: Path) -> None:
         {"state": "was quantized", "to": None, "nodes": 20},
     )
     assert "20 Q/DQ nodes" in io.logs[0]
+    quantize.quantize(str(made), step, None, {}, io, ["conv*"])
+    assert "--keep-fp32 changes nothing" in io.logs[1]
 
 
 @pytest.mark.parametrize(("to", "elem", "opset"), [("int8", FLOAT, 13), ("int8", 10, 19), ("fp8", FLOAT, 19)])  # fmt: skip
@@ -249,10 +315,42 @@ def test_a_model_too_big_for_one_file_keeps_its_weights_beside_it(
     np.testing.assert_allclose(output(made, samples), exact, atol=0.05 * np.abs(exact).max())
 
 
-def test_inputs_that_are_always_zero_are_no_division_by_zero(tmp_path: Path) -> None:
-    samples = np.zeros((4, 8, 6, 6), np.float32)
-    made, _ = run(residual(tmp_path / "m.onnx"), tmp_path, samples)
-    assert np.all(np.isfinite(output(made, samples)))
+@pytest.mark.parametrize("method", ["minmax", "entropy"])
+@pytest.mark.parametrize("first", ["Conv", "Sub"])
+def test_data_that_is_always_zero_says_nothing(tmp_path: Path, method: str, first: str) -> None:
+    samples = np.zeros((8, 8, 6, 6), np.float32)
+    path = residual(tmp_path / "m.onnx")
+    if first == "Sub":  # what is measured is not 0 then
+        model = onnx.load(path)
+        model.graph.node[0].input[0] = model.graph.node[3].input[0] = "centred"
+        model.graph.node.insert(0, helper.make_node("Sub", ["x", "b2"], ["centred"], "centre"))
+        onnx.save(model, path)
+    with pytest.raises(
+        JobError, match="says nothing of the range of `x`: it is always 0"
+    ) as caught:
+        run(path, tmp_path, samples, method=method)
+    assert caught.value.kind == "calibration"
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy"])
+def test_a_node_behind_a_relu_that_never_fires_is_left_alone(tmp_path: Path, method: str) -> None:
+    samples = RANDOM.standard_normal((8, 8, 6, 6)).astype(np.float32)
+    path = residual(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    next(each for each in model.graph.initializer if each.name == "b1").CopyFrom(
+        numpy_helper.from_array(np.full(16, -1000, np.float32), "b1")
+    )
+    onnx.save(model, path)
+    job = JobIO(tmp_path / "out")
+    made, report = run(path, tmp_path, samples, method=method, job=job)
+    assert "`conv2` (Conv) reads `r`, which is 0" in job.logs[0]
+    assert "`both` (Add) reads `c`, which is 0" in job.logs[1]
+    assert report["left_alone"] == ["conv2", "both"]
+    assert {name.split(".")[0] for name in pairs(made)} == {"conv1", "side", "conv3", "one"}
+    limit = 0.2 if method == "entropy" else 0.03
+    assert report["relative_difference"]["y"] < limit
+    assert "output `y` differs by" in job.logs[2]
+    assert "% on the first batch" in job.logs[2]
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN")  # of numpy, on the way to the error
@@ -285,3 +383,13 @@ def test_a_trained_model_still_knows_its_digits(tmp_path: Path, to: str, method:
     assert output(made, samples).argmax(1).tolist() == known
     assert report["nodes"] == {"Conv": 4, "Gemm": 1}
     assert 0 < report["relative_difference"]["logits"] < 0.15
+
+
+def test_the_size_of_the_kernel_is_told_where_weights_are_dequantized(tmp_path: Path) -> None:
+    # TensorRT 8.5.3.1 and 8.6.0: "The input tensor shape misaligns with the input kernel shape."
+    path = residual(tmp_path / "m.onnx")
+    made, _ = run(path, tmp_path, RANDOM.standard_normal((8, 4, 8, 8)).astype(np.float32))
+    for node in onnx.load(made).graph.node:
+        if node.op_type == "Conv":
+            told = {entry.name: list(entry.ints) for entry in node.attribute}
+            assert told["kernel_shape"] == ([3, 3] if node.name == "conv1" else [1, 1])

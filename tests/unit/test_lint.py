@@ -18,7 +18,18 @@ from onnx import TensorProto, helper, numpy_helper
 from trtenv.cli import main
 from trtenv.dialect.versions import DATA
 from trtenv.errors import ArtifactError, ModelRefused
-from trtenv.pipeline.lint import BLOCKED, FINE, NOTE, RISKY, Report, lint, raise_if_blocked
+from trtenv.pipeline.lint import (
+    BLOCKED,
+    FINE,
+    NOTE,
+    RISKY,
+    Report,
+    lint,
+    plugins_given,
+    raise_if_blocked,
+)
+from trtenv.spec.build import BuildSpec
+from trtenv.spec.options import OPTIONS
 from trtenv.spec.shapes import parse_shapes
 
 RELEASES = [
@@ -116,6 +127,11 @@ def renamed(kind: int) -> onnx.ModelProto:
     return model(inputs=(value("x", (1, 3), kind),))
 
 
+def reshaped() -> onnx.ModelProto:
+    sizes = value("s", (2,), TensorProto.INT64)
+    return model(node("Reshape", ["x", "s"], ["y"]), inputs=(value("x", (1, 3)), sizes))
+
+
 ZOO: list[tuple[str, Callable[[], onnx.ModelProto], str, str, str | None, dict[str, Any]]] = [
     # what, model, version, rule, verdict (None: no such finding), options
     ("clean", model, "8.6.1", "operator-unsupported", None, {}),
@@ -176,8 +192,14 @@ ZOO: list[tuple[str, Callable[[], onnx.ModelProto], str, str, str | None, dict[s
     ("RTX, asymmetric", lambda: quantized(np.int8(3)), "rtx-1.7", "quantization", BLOCKED, {}),
     ("RTX, string input", lambda: renamed(TensorProto.STRING), "rtx-1.4", "input-type", BLOCKED, {}),
     ("RTX, function", functional, "rtx-1.7", "local-function", None, {}),
-    ("RTX, custom", lambda: model(node("FusedConv", ["x"], ["y"], domain="c")), "rtx-1.7", "custom-domain", RISKY, {}),
-    ("no table", model, "6.0", "operator-unknown", NOTE, {}),
+    ("RTX, custom", lambda: model(node("FusedConv", ["x"], ["y"], domain="c")), "rtx-1.7", "custom-domain", BLOCKED, {}),
+    ("RTX, custom, with plugins", lambda: model(node("FusedConv", ["x"], ["y"], domain="c")), "rtx-1.7", "custom-domain", BLOCKED, {"plugins": True}),
+    ("RTX, no operator at all", lambda: model(node("Relux", ["x"], ["y"])), "rtx-1.7", "operator-unsupported", BLOCKED, {}),
+    ("RTX, custom, before it was asked", lambda: model(node("FusedConv", ["x"], ["y"], domain="c")), "rtx-1.3", "custom-domain", RISKY, {}),
+    ("RTX, custom, newer than the tables", lambda: model(node("FusedConv", ["x"], ["y"], domain="c")), "rtx-1.9", "custom-domain", RISKY, {}),
+    ("a release that tables name", model, "8.5", "release", None, {}),
+    ("a release that no table names", model, "10.99.1", "release", NOTE, {}),
+    ("RTX of which little is known", model, "rtx-1.0", "release", NOTE, {}),
 ]  # fmt: skip
 
 
@@ -238,6 +260,31 @@ def test_shapes(tmp_path: Path, dims: Any, given: list[str], messages: list[str]
     found = [item.message for item in report.findings if item.rule == "shapes"]
     assert len(found) == len(messages)
     assert all(part in text for part, text in zip(messages, found, strict=True))
+
+
+def test_values_of_a_shape_are_no_sizes(tmp_path: Path) -> None:
+    for values, dla in (("s:0x4", False), ("s:1x1..3x3", True)):
+        report = look(tmp_path, reshaped(), "10.3", values, dla=dla)
+        assert not {rule for rule, _ in told(report)} & {"shapes", "empty-tensor"}
+        assert not any("range of shapes" in item.message for item in report.findings)
+    assert ("shapes", BLOCKED) in told(look(tmp_path, reshaped(), "10.3", "s:1x4x4"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "given"),
+    [
+        (BuildSpec(), False),
+        (BuildSpec(wishes={"native_instance_norm": True}), False),
+        (BuildSpec(extra=("--fp16", "--pluginsX=a.so")), False),
+        *((BuildSpec(wishes={option.name: ["a.so"]}), True) for option in OPTIONS if option.many),
+        (BuildSpec(extra=("--fp16", "--plugins=a.so")), True),
+        (BuildSpec(extra=("--staticPlugins=a.so",)), True),
+        (BuildSpec(extra=("--dynamicPlugins=a.so",)), True),
+        (BuildSpec(extra=("--setPluginsToSerialize=a.so",)), True),
+    ],
+)
+def test_plugins_are_noticed_however_they_are_asked_for(spec: BuildSpec, given: bool) -> None:
+    assert plugins_given(spec) is given
 
 
 def test_an_empty_profile_and_a_range_on_a_dla(tmp_path: Path) -> None:
@@ -353,7 +400,7 @@ def test_any_model_and_any_release_get_a_verdict(
     path = tmp_path / "m.onnx"
     path.write_bytes(made.SerializeToString())
     text = "x".join("1" if isinstance(size, str) else str(abs(size)) for size in shape or [1])
-    for flavour, version in (release, ("tensorrt", "12.0")):
+    for flavour, version in (release, ("tensorrt", "11.9")):
         profiles = [parse_shapes(f"x:{text or 'scalar'}")]
         report = lint(path, profiles, flavour, version, dla=dla)
         assert json.loads(json.dumps(report.to_dict()))["verdict"] in (BLOCKED, RISKY, FINE)
@@ -430,6 +477,12 @@ def test_the_command(
         (["nothing.onnx", "--trt", "8.6"], 7, "nothing.onnx"),
         (["m.onnx"], 2, "--trt"),
         (["m.onnx", "--trt", "new"], 2, "not a version"),
+        (["m.onnx", "--trt", "12.0"], 2, "nothing is known of TensorRT 12.0"),
+        (["m.onnx", "--trt", "6.0"], 2, "nothing is known of TensorRT 6.0"),
+        (["m.onnx", "--trt", "8"], 2, "names several releases"),
+        (["m.onnx", "--trt", "rtx"], 2, "names several releases"),
+        (["m.onnx", "--trt", "8.6", "--use-dla-core", "99"], 2, "0<=x<=15"),
+        ([".", "--trt", "8.6"], 7, "name the .onnx file inside it"),
         (["m.onnx", "--trt", "8.6", "--shapes", "x:8..4..1"], 2, "min <= opt <= max"),
     ],
 )

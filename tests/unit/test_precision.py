@@ -88,7 +88,7 @@ def test_the_message_says_what_was_found_and_how_it_is_known() -> None:
     ("asked", "source", "hint"),
     [
         ("int8", "inspector", "give calibration data, or a model with Q/DQ nodes"),
-        ("fp16", "network", "cast the model to fp16"),
+        ("fp16", "network", "fewer names to --keep-fp32, or a model whose nodes can be FP16"),
         ("bf16", "log", "'*:bf16'"),
         ("fp32", "inspector", "export it in FP32"),
     ],

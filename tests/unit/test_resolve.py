@@ -1,9 +1,11 @@
+import dataclasses
+
 import pytest
 
 from trtenv.catalog.host import Gpu, Host
 from trtenv.catalog.model import Environment
 from trtenv.catalog.resolve import Wish, driver_problem, place, resolve
-from trtenv.errors import ResolutionError
+from trtenv.errors import ResolutionError, UsageError
 
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-1", "9.0", 85 * 10**9)
 RTX4090 = Gpu(0, "NVIDIA GeForce RTX 4090", "GPU-2", "8.9", 24 * 10**9)
@@ -70,11 +72,47 @@ def test_gpu_host_gets_the_newest_image_that_fits() -> None:
 def test_version_prefix_narrows_the_candidates() -> None:
     assert resolve(Wish(trt="8"), CATALOG, SERVER).environment.name == "tensorrt-8.6.0"
     assert resolve(Wish(trt="rtx-1.7"), CATALOG, LAPTOP).environment.name == "rtx-1.7"
+    older = dataclasses.replace(RTX, name="rtx-1.4", tensorrt="1.4.0.76")
+    found = resolve(Wish(trt="rtx"), {**CATALOG, "rtx-1.4": older}, LAPTOP)
+    assert (found.environment.name, [entry.name for entry in found.refused]) == (
+        "rtx-1.7",
+        ["rtx-1.4"],
+    )
 
 
 def test_unknown_version_says_so() -> None:
     with pytest.raises(ResolutionError, match=r"no environment has TensorRT `8\.7`"):
         resolve(Wish(trt="8.7"), CATALOG, LAPTOP)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(
+    "wish", [Wish(trt="rtx"), Wish(trt="rtx-1.7"), Wish(environment="rtx-1.7")]
+)
+def test_targets_that_no_candidate_builds_for_are_refused_before_anything_starts(
+    wish: Wish, lenient: bool
+) -> None:
+    for wrong in ("6.1", "9.9"):
+        asked = wish._replace(compute_capabilities=("8.6", wrong))
+        with pytest.raises(UsageError, match=rf"7\.5, 8\.0, 8\.6.*, not for {wrong}$"):
+            resolve(asked, CATALOG, LAPTOP, lenient=lenient)
+    fine = wish._replace(compute_capabilities=("8.6", "12.1"))
+    assert resolve(fine, CATALOG, LAPTOP, lenient=lenient).environment.name == "rtx-1.7"
+    # Nothing is built: whatever the capabilities are, an export runs.
+    assert resolve(asked._replace(job="export"), CATALOG, LAPTOP).environment.name == "rtx-1.7"
+
+
+def test_a_target_narrows_the_candidates() -> None:
+    older = dataclasses.replace(RTX, name="rtx-1.4", tensorrt="1.4.0.76")
+    unsure = dataclasses.replace(RTX, name="rtx-1.9", tensorrt="1.9")
+    wish = Wish(trt="rtx", compute_capabilities=("12.1",))
+    found = resolve(wish, {"rtx-1.4": older, **CATALOG}, LAPTOP)
+    assert (found.environment.name, found.refused[0].name) == ("rtx-1.7", "rtx-1.4")
+    wish = wish._replace(compute_capabilities=("9.9",), runner="venv")
+    with pytest.raises(UsageError, match="none of 2 environments") as caught:
+        resolve(wish, {"rtx-1.4": older, **CATALOG}, LAPTOP)
+    assert len(caught.value.details) == 2
+    assert not reason(wish, unsure, LAPTOP)
 
 
 def test_every_loser_is_listed_with_its_reason() -> None:

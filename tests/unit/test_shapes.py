@@ -142,6 +142,55 @@ def test_what_does_not_fit_the_model_is_refused(
         check_shapes(shapes, inputs)
 
 
+SIZES = InputInfo("s", "int64", (2,))
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "values_of"),
+    [
+        (SIZES, "s:1x4", (2,)),
+        (SIZES, "s:1x1..2x2..4x4", (2,)),
+        (SIZES, "s:2", None),
+        (InputInfo("s", "int32", ()), "s:5", ()),
+        (InputInfo("s", "int32", ()), "s:scalar", None),
+        (InputInfo("s", "int64", (1,)), "s:7", (1,)),
+        (InputInfo("s", "int64", (1,)), "s:1", (1,)),
+        (InputInfo("s", "int64", (None,)), "s:4", None),
+        (InputInfo("s", "int64", (2, 2)), "s:2x2", None),
+    ],
+)
+def test_numbers_for_a_short_vector_of_integers_are_its_values(
+    entry: InputInfo, text: str, values_of: tuple[int, ...] | None
+) -> None:
+    wanted = parse_shapes(text)["s"]
+    found = check_shapes({"s": wanted}, [entry])["s"]
+    assert found.values_of == values_of
+    assert (found.min, found.opt, found.max) == (wanted.min, wanted.opt, wanted.max)
+    assert found.only_values == (values_of is not None and text != "s:1")
+    assert check_shapes({"s": found}, [entry])["s"] == found
+    told = found.to_dict()
+    assert told.pop("values_of", None) == (None if values_of is None else list(values_of))
+    assert told == wanted.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        (SIZES, "s:1x4x4", "has rank 1"),
+        (SIZES, "s:3", "fixed at 2"),
+        (InputInfo("s", "float32", (2,)), "s:1x4", "has rank 1"),
+        (InputInfo("s", "int64", (2, 1)), "s:1x4", "dimension 0"),
+    ],
+)
+def test_other_numbers_are_no_values(entry: InputInfo, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_shapes(parse_shapes(text), [entry])
+
+
+def test_values_that_nobody_gave_are_not_made_up() -> None:
+    assert check_shapes({}, [SIZES])["s"] == fixed(2)
+
+
 def test_misspelt_input_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         check_shapes({"imge": fixed(1)}, [IMAGE])

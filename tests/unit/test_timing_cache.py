@@ -338,10 +338,13 @@ def test_a_users_file_that_cannot_be_joined_is_left_as_it_is(
 def test_a_recorded_cache_is_replayed_and_never_written(session: Any, tmp_path: Path) -> None:
     output = tmp_path / "x.engine"
     assert replay(output, "k", place(), session) is None
-    said = record(made(tmp_path / "out", b"a"), output)
+    said = record(made(tmp_path / "out", b"a"), output, "k", replayed=False)
     file = tmp_path / "x.engine.timing"
     assert file.read_bytes() == b"a"
-    assert said == {"name": "x.engine.timing", "sha256": hashlib.sha256(b"a").hexdigest()}
+    digest = hashlib.sha256(b"a").hexdigest()
+    assert said == {"name": "x.engine.timing", "sha256": digest, "key": "k"}
+    again = record(made(tmp_path / "out", b"other"), output, "k", replayed=True)
+    assert (again, file.read_bytes()) == (said, b"a")
     cache = replay(output, "k", place(), session)  # the engine and its stamp were removed
     assert cache
     assert (cache.params["frozen"], cache.params["key"]) == (True, None)
@@ -349,10 +352,12 @@ def test_a_recorded_cache_is_replayed_and_never_written(session: Any, tmp_path: 
     assert file.read_bytes() == b"a"
 
 
-def test_a_recorded_cache_is_replayed_only_for_the_same_build(session: Any, tmp_path: Path) -> None:
+def test_a_recorded_cache_is_replayed_only_for_the_same_request(
+    session: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "x.engine"
-    record(made(tmp_path / "out", b"a"), output)
-    stamp = {"key": "k", "build": {"timing_cache": {"key": KEY}}}
+    said = record(made(tmp_path / "out", b"a"), output, "k", replayed=False)
+    stamp = {"key": "of a trtenv", "build": {"timing_cache": {"key": KEY}, "recorded": said}}
     stamp_path(output).write_text(json.dumps(stamp))
     cache = replay(output, "k", place(), session)
     assert cache
@@ -360,6 +365,9 @@ def test_a_recorded_cache_is_replayed_only_for_the_same_build(session: Any, tmp_
     assert replay(output, "another model", place(), session) is None
     stamp_path(output).write_text("{")
     assert replay(output, "k", place(), session)
+    assert capsys.readouterr().err == ""
+    record(made(tmp_path / "out", b"b"), output, "another model", replayed=False)
+    assert "recorded anew" in capsys.readouterr().err
 
 
 def test_a_file_that_could_not_be_written_is_refused_before_the_build(tmp_path: Path) -> None:

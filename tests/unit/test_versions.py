@@ -5,10 +5,12 @@ import pytest
 from trtenv.dialect.versions import (
     DATA,
     HardwareFact,
+    buildable,
     compute_capabilities,
     matches_version,
     opset_range,
     parse_version,
+    split_flavour,
 )
 from trtenv.errors import UsageError
 
@@ -156,6 +158,36 @@ def test_rtx_runs_on_what_it_lists_and_not_on_hopper(version: str) -> None:
     assert not fact.admits("9.0")
     assert not fact.admits("10.0")
     assert (version != "1.4.0.76") is fact.admits("12.1")
+
+
+@pytest.mark.parametrize(
+    ("place", "capabilities"),
+    [
+        (("tensorrt-rtx", "1.4.0.76"), "7.5 8.0 8.6 8.9 12.0"),
+        (("tensorrt-rtx", "1.7"), "7.5 8.0 8.6 8.9 12.0 12.1"),
+        (("tensorrt-rtx", "1.9"), ""),
+        (("tensorrt-rtx", ""), ""),
+        (("tensorrt", "10.3"), ""),
+    ],
+)
+def test_targets_are_known_where_nothing_depends_on_the_machine(
+    place: tuple[str, str], capabilities: str
+) -> None:
+    assert buildable(*place) == tuple(capabilities.split())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place"),
+    [
+        ("8.5", ("tensorrt", "8.5")),
+        ("rtx-1.7", ("tensorrt-rtx", "1.7")),
+        ("rtx", ("tensorrt-rtx", "")),
+        ("rtx-", ("tensorrt-rtx", "")),
+        ("rtx1", ("tensorrt", "rtx1")),
+    ],
+)
+def test_flavours_are_told_apart(wanted: str, place: tuple[str, str]) -> None:
+    assert split_flavour(wanted) == place
 
 
 def test_ranges_are_described_for_people() -> None:

@@ -80,7 +80,7 @@ def test_int8_and_fp8_are_quantized_graphs(folder: Path) -> None:
 def test_what_tensorrt_rtx_cannot_do_is_refused_before_anything_starts(folder: Path) -> None:
     for options, reason in (
         (("--precision", "best"), "strongly typed"),
-        (("--layer-precisions", "conv0:fp16"), "types are the graph's"),
+        (("--precision", "fp16", "--layer-precisions", "conv0:fp16"), "types are the graph's"),
         (("--version-compatible",), "release that built them"),
         (("--batch", "4"), "no implicit batch"),
         (("--builder", "trtexec"), "no trtexec"),
@@ -98,3 +98,61 @@ def test_a_model_that_tensorrt_rtx_cannot_take_is_blocked_before_anything_starts
 ) -> None:
     error = build("rtx-1.7", "--shapes", "imgae:1x1x32x32", code=2)
     assert "imgae" in error["message"]
+
+
+def test_a_dry_run_can_be_pasted(folder: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "trtenv", "build", "digits.onnx", "--env", "rtx-1.7", *SHAPES),
+        *("--runner", "venv", "-o", "x.engine", "--precision", "int8", "--dry-run", "--json"),
+        *("--calibration", "samples.npz"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    job = json.loads(done.stdout)["jobs"][0]
+    for name, source in job["files"].items():
+        target = folder / "trtenv-job" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source == "this job":
+            target.write_text(json.dumps({"kind": job["kind"], "params": job["params"]}))
+        else:
+            target.write_bytes(Path(source).read_bytes())
+    out = folder / "trtenv-job" / "out" / "1-build"
+    out.mkdir(parents=True)
+    subprocess.run(job["argv"], check=True)
+    assert json.loads((out / "result.json").read_text())["ok"]
+    assert (out / "x.engine").stat().st_size > 1000
+
+
+def test_an_engine_that_was_accepted_once_is_not_what_was_asked_for(folder: Path) -> None:
+    kept = (*SHAPES, "--precision", "fp16", "--keep-fp32", "*")
+    refused = build("rtx-1.7", *kept, code=7)
+    assert "asked for fp16" in refused["message"]
+    assert not (folder / "x.engine").exists()
+    build("rtx-1.7", *kept, "--accept-precision", "any")
+    command = [
+        *(sys.executable, "-m", "trtenv", "build", "digits.onnx", "--env", "rtx-1.7", *kept),
+        *("--runner", "venv", "-o", "x.engine"),
+    ]
+    assert subprocess.run([*command, "--accept-precision", "any"], check=False).returncode == 0
+    assert subprocess.run(command, check=False).returncode == 7
+
+
+def test_shapes_that_are_values(folder: Path) -> None:
+    """An integer input of rank 1 that a Reshape reads: what is given for it are its values."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "s"], ["y"], "reshape")],
+        "reshape",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2]),
+            helper.make_tensor_value_info("s", TensorProto.INT64, [2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"])],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), "digits.onnx")
+    stamp = build("rtx-1.7", "--shapes", "s:1x4")
+    assert stamp["engine"]["profiles"][0]["s"]["opt"] == [1, 4]
+    wrong = build("rtx-1.7", "--shapes", "s:3x3", code=6)
+    assert "Reshap" in wrong["message"] + str(wrong["details"])

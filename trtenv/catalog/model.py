@@ -7,7 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from trtenv.dialect.versions import check_version, matches_version, parse_version, split_flavour
+from trtenv.dialect.versions import (
+    RTX,
+    check_version,
+    matches_version,
+    parse_version,
+    split_flavour,
+)
 
 __all__ = [
     "ADDITIONS",
@@ -117,8 +123,10 @@ class Environment:
         return tuple(dict.fromkeys(added))
 
     def matches_trt(self, wanted: str) -> bool:
-        """`8.5` is any 8.5.x of TensorRT, `rtx-1.7` any 1.7.x of TensorRT-RTX."""
+        """`8.5` is any 8.5.x of TensorRT, `rtx-1.7` any 1.7.x of TensorRT-RTX, `rtx` any of it."""
         flavour, version = split_flavour(wanted)
+        if wanted == RTX:
+            return self.flavour == flavour
         if self.flavour != flavour:
             check_version(version, what="TensorRT")  # nonsense is refused, whatever the flavour
             return False

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from trtenv.catalog.host import Host
 from trtenv.catalog.model import Environment
-from trtenv.dialect.versions import compute_capabilities
-from trtenv.errors import ResolutionError
+from trtenv.dialect.versions import buildable, compute_capabilities
+from trtenv.errors import ResolutionError, UsageError
 
 RUNNERS = ("docker", "venv")
 
@@ -51,6 +51,7 @@ def resolve(
     """ResolutionError lists every candidate and the reason it lost.
 
     `lenient`, for dry runs, takes the best of those that lost and says why it would not run.
+    UsageError for targets that none of the candidates can build for, whatever the machine.
     """
     candidates = asked_for(wish, catalog)
     if not candidates:
@@ -58,6 +59,9 @@ def resolve(
             f"no environment has {_wanted(wish)}",
             hint="`trtenv env list` shows them all",
         )
+    able = [env for env in candidates if _target(wish, env) is None]
+    if not able:
+        raise _no_target(wish, candidates)
     fits: list[tuple[Environment, str]] = []
     refused: list[Refusal] = []
     for env in candidates:
@@ -67,7 +71,7 @@ def resolve(
         else:
             refused.append(Refusal(env.name, reason))
     if not fits and lenient:
-        return _would_be(wish, candidates, host, refused)
+        return _would_be(wish, able, host, refused)
     if not fits:
         raise _nothing_fits(wish, refused)
     winner, runner = max(fits, key=lambda fit: _rank(fit[0]))
@@ -148,6 +152,8 @@ def _gpu(wish: Wish, env: Environment, host: Host) -> str | None:
         return None
     if env.flavour == "tensorrt-rtx" and wish.job == "build":
         # Built on the CPU, for any GPU: only where nothing names a target does this host's matter.
+        if reason := _target(wish, env):
+            return reason
         targeted = wish.environment or wish.trt or wish.compute_capabilities or wish.anywhere
         if targeted or not host.gpus:
             return None
@@ -155,6 +161,29 @@ def _gpu(wish: Wish, env: Environment, host: Host) -> str | None:
     if not host.gpus:
         return host.gpu_problem or "TensorRT builds and runs only with an NVIDIA GPU; none found"
     return driver_problem(env, host.driver) or _capability(env, host)
+
+
+def _target(wish: Wish, env: Environment) -> str | None:
+    """TensorRT builds for the GPU it runs on: what --sm means to it, the dialect says."""
+    if not wish.compute_capabilities or wish.job != "build":
+        return None
+    known = buildable(env.flavour, env.tensorrt or "")
+    missing = [sm for sm in wish.compute_capabilities if known and sm not in known]
+    if not missing:
+        return None
+    return f"it builds for compute capability {', '.join(known)}, not for {', '.join(missing)}"
+
+
+def _no_target(wish: Wish, candidates: Iterable[Environment]) -> UsageError:
+    lines = [f"{env.name}: {_target(wish, env)}" for env in candidates]
+    every = ", ".join(wish.compute_capabilities)
+    return UsageError(
+        lines[0]
+        if len(lines) == 1
+        else f"none of {len(lines)} environments builds for compute capability {every}",
+        hint="name others with --sm, or drop it for the release's portable default",
+        details=lines if len(lines) > 1 else (),
+    )
 
 
 def _capability(env: Environment, host: Host) -> str | None:

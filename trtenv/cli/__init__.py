@@ -73,19 +73,34 @@ def main(argv: list[str] | None = None) -> None:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
     # Most of a short command is imports; collecting garbage meanwhile takes a tenth of its time.
     gc.disable()
+    before = console.documents()
     try:
         make_app(argv[0] if argv else None)(argv, prog_name="trtenv")
     except TrtenvError as problem:
         fail(problem, as_json="--json" in argv)
     except KeyboardInterrupt:
         console.say("interrupted")
+        unanswered(130, argv, before)
         sys.exit(130)
+    except SystemExit as end:
+        unanswered(end.code, argv, before)
+        raise
     except OSError as problem:
         where = f" `{problem.filename}`" if problem.filename else ""
         hint = (
             "free some space" if problem.errno == errno.ENOSPC else "check the path and its owner"
         )
         fail(HostError(f"{problem.strerror}{where}", hint=hint), as_json="--json" in argv)
+
+
+def unanswered(code: object, argv: list[str], before: int) -> None:
+    """--json promises one document: also where the command line is wrong or a signal ends it."""
+    if not code or "--json" not in argv or console.documents() > before:
+        return
+    kinds = {2: "UsageError", 130: "Interrupted"}
+    kind = kinds.get(code, "Terminated") if isinstance(code, int) else "UsageError"
+    what = "the command line is wrong; stderr says how" if kind == "UsageError" else kind.lower()
+    console.document({"error": {"kind": kind, "exit_code": code, "message": what}})
 
 
 def fail(problem: TrtenvError, *, as_json: bool) -> None:

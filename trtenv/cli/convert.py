@@ -17,7 +17,7 @@ from trtenv.cli.jobflags import (
     TargetFlags,
 )
 from trtenv.cli.options import RunFlags, takes
-from trtenv.errors import UsageError
+from trtenv.errors import ModelRefused, UsageError
 from trtenv.pipeline.convert import Outcome, Target, Work, carry_out, export_place, plan_engines
 from trtenv.pipeline.export import choose_max_opset
 from trtenv.pipeline.place import Place
@@ -79,6 +79,7 @@ def convert(
     folder = output_folder(output)
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
     spec = build_.spec(profiles, extra or ())
+    check_single(spec, target.targets())
     plans, refused = plan_engines(
         target.targets(),
         spec,
@@ -168,6 +169,7 @@ def build(
         return file or folder / place.engine_name(ref.stem, spec)
 
     spec = build_.spec(shape.profiles(), extra or ())
+    check_single(spec, targets)
     plans, refused = plan_engines(targets, spec, settings, name)
     if not plans and not answer.dry_run:
         finish(refused, answer)
@@ -183,6 +185,15 @@ def build(
         ),
         answer,
     )
+
+
+def check_single(spec: BuildSpec, targets: Sequence[Target]) -> None:
+    """UsageError where several engines would write one file."""
+    if "export_layer_info" in spec.wishes and len(set(targets)) > 1:
+        raise UsageError(
+            f"--export-layer-info names one file, and there are {len(set(targets))} targets",
+            hint="run one target at a time",
+        )
 
 
 def output_file(output: Path | None, suffixes: Sequence[str]) -> Path | None:
@@ -219,6 +230,8 @@ def show_jobs(jobs: list[dict[str, Any]], refused: Sequence[Outcome], answer: An
     end_with(refused)
     if any(job.get("dialect", {}).get("refused") for job in jobs):
         raise typer.Exit(UsageError.exit_code)
+    if any((job.get("lint") or {}).get("verdict") == "blocked" for job in jobs):
+        raise typer.Exit(ModelRefused.exit_code)
 
 
 def show_job(job: dict[str, Any]) -> None:
@@ -227,6 +240,9 @@ def show_job(job: dict[str, Any]) -> None:
         console.data(f"# {where}: {job['reason']}")
     if said := job.get("dialect"):
         show_dialect(said)
+    for finding in (job.get("lint") or {}).get("findings", ()):
+        if finding["verdict"] != "note":
+            console.data(f"# {finding['verdict']}: {finding['message']}")
     if job["environment"]:
         console.data(console.to_json({"kind": job["kind"], "params": job["params"]}))
         console.data(job["command"])
@@ -251,6 +267,8 @@ def show_dialect(said: dict[str, Any]) -> None:
         for step in said[kind]:
             console.data(f"{kind}: " + " ".join(f"{name}={value}" for name, value in step.items()))
     if said["trtexec"]["argv"]:
+        if said["trtexec"]["graph"]:
+            console.data("# trtexec gets the file that the steps on the graph make:")
         console.data(shlex.join(said["trtexec"]["argv"]))
     for reason in said["trtexec"]["why_not"]:
         console.data(f"# no trtexec: {reason}")

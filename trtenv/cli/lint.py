@@ -28,7 +28,7 @@ def lint(
         typer.Option(help="As build takes them; repeat it for several profiles.", metavar="SHAPES"),
     ] = None,
     use_dla_core: Annotated[
-        int | None, typer.Option(help="Also check what a DLA runs.", metavar="N", min=0)
+        int | None, typer.Option(help="Also check what a DLA runs.", metavar="N", min=0, max=15)
     ] = None,
     allow_gpu_fallback: Annotated[
         bool, typer.Option("--allow-gpu-fallback", help="What the DLA cannot run goes to the GPU.")
@@ -40,18 +40,22 @@ def lint(
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Check an ONNX file against what is known of a TensorRT version; needs neither."""
-    from trtenv.dialect.versions import check_version, split_flavour
-    from trtenv.errors import ModelRefused
+    from trtenv.dialect.release import release
+    from trtenv.errors import ArtifactError, ModelRefused
     from trtenv.pipeline.lint import BLOCKED, NOTE, RISKY
     from trtenv.pipeline.lint import lint as judge
     from trtenv.spec.shapes import parse_shapes
 
-    flavour, version = split_flavour(trt)
+    asked = release(trt)
+    if model.is_dir():
+        raise ArtifactError(
+            f"`{model}` is a folder, not an ONNX file", hint="name the .onnx file inside it"
+        )
     report = judge(
         model,
         [parse_shapes(text) for text in shapes or ()],
-        flavour,
-        check_version(version, what="TensorRT"),
+        asked.flavour,
+        asked.version,
         dla=use_dla_core is not None,
         gpu_fallback=allow_gpu_fallback,
         plugins=plugins,

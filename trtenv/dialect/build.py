@@ -26,17 +26,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trtenv.dialect.forms import fill_flags, fill_step
-from trtenv.dialect.rows import FIRST, Row, expand, holds, padded, rows, span, speaks_of, too_new
+from trtenv.dialect.release import release_note
+from trtenv.dialect.rows import Row, expand, holds, padded, rows, span, speaks_of, too_new
 from trtenv.dialect.trtexec import check_extra, check_twice
-from trtenv.dialect.versions import parse_version
 from trtenv.errors import UsageError
 from trtenv.spec.build import BuildSpec
 from trtenv.spec.options import BY_NAME, OPTIONS
+from trtenv.spec.values import parse_size
 
 Step = dict[str, Any]
 BACKENDS = ("api", "trtexec")
 # Options whose parts TensorRT versions know one by one.
 PARTS = ("mem_pool_size", "tactic_sources", "preview")
+OTHER_FORM = "give another value, or choose another TensorRT"
 OTHER_WORD = "name another type or layout, or choose a newer TensorRT"
 CONSTRAINED = ("keep_fp32", "layer_precisions", "layer_output_types")
 
@@ -125,12 +127,7 @@ def study(
     spec: BuildSpec, flavour: str, version: str, backends: Sequence[str] = BACKENDS
 ) -> Translation:
     """The translation with its refusals: through the back end asked for, or the one that can."""
-    number = padded(version)
-    if number < parse_version(FIRST[flavour]):
-        raise UsageError(
-            f"nothing is known of {flavour} {version}",
-            hint=f"the tables begin with {FIRST[flavour]}",
-        )
+    number, unsure = padded(version), release_note(flavour, version)
     asked = spec.builder
     extra = check_extra(spec.extra, flavour, version) if spec.extra else ()
     if spec.extra and asked == "api":
@@ -138,7 +135,7 @@ def study(
             "flags after -- are trtexec's own; --builder api cannot say them",
             hint="drop --builder api",
         )
-    notes = [*extra]
+    notes = [*([unsure] if unsure else []), *extra]
     candidates = ["trtexec"] if spec.extra and asked == "auto" else [asked]
     if candidates == ["auto"]:
         candidates = list(backends)
@@ -149,7 +146,7 @@ def study(
         notes.append(f"built by trtexec: {why}")
     notes += [f"{entry.flag}: {entry.reason}" for entry in best.entries if _noteworthy(entry)]
     flags = _joined(best.entries)
-    check_twice(flags, spec.extra)
+    check_twice(flags, spec.extra, number)
     flags += spec.extra
     return Translation(best.builder, best.entries, tuple(flags), tuple(dict.fromkeys(notes)))
 
@@ -221,7 +218,8 @@ def _parts(name: str, given: Mapping[str, Any]) -> Iterator[tuple[str | None, An
         yield from sorted(value.items())
     elif name == "calibration":
         forced = "qdq" if given["precision"] == "fp8" else given.get("quantization", "auto")
-        yield forced, value
+        # What TensorRT may choose from includes INT8; FP8 is asked for by name.
+        yield forced, {"data": value, "to": "fp8" if given["precision"] == "fp8" else "int8"}
     elif name == "timing_cache":
         yield value if value in ("auto", "none") else "file", value
     elif BY_NAME[name].off:
@@ -259,14 +257,16 @@ def _entry(
                     option,
                     shown,
                     "translated",
-                    graph=tuple(fill_step(step, key, value) for step in row.get("graph", ())),
+                    graph=_graph(row, key, value),
                     steps=_steps(row, key, value) if backend == "api" else (),
                     flags=_flags(row, key, value) if backend == "trtexec" else (),
                     reason=row.get("note"),
                     source=source,
                 )
             except ValueError as error:  # a value that this form cannot hold
-                return Entry(option, shown, "refused", reason=str(error), source=source)
+                return Entry(
+                    option, shown, "refused", reason=str(error), instead=OTHER_FORM, source=source
+                )
     other = [row for row in holding if any(name in row for name in BACKENDS)]
     if other:
         who = "trtexec" if backend == "api" else "the Python API"
@@ -284,11 +284,21 @@ def _entry(
 
 def _shown(option: str, key: str | None, value: Any) -> Any:
     """The value as JSON, and as people read it."""
+    if option == "calibration":
+        return value["data"]
+    if option in BY_NAME and BY_NAME[option].parse is parse_size:
+        return f"{value}B"
     if option == "profiles":
         return [{name: str(shape) for name, shape in profile.items()} for profile in value]
     if option in PARTS:
         return f"{'+' if value else '-'}{key}" if isinstance(value, bool) else f"{key}:{value}B"
     return key if isinstance(value, bool) and key else value
+
+
+def _graph(row: Row, key: str | None, value: Any) -> tuple[Step, ...]:
+    """Without steps whose entries are all None: types that stay as they are."""
+    found = [fill_step(step, key, value) for step in row.get("graph", ())]
+    return tuple(step for step in found if step.get("value") is None or any(step["value"]))
 
 
 def _steps(row: Row, key: str | None, value: Any) -> tuple[Step, ...]:

@@ -61,7 +61,10 @@ FORMS = {
     "layouts": "LAYOUT,...",
     "typed": "TYPE:LAYOUT,...",
     "map": "LAYERS",
-    "fp32map": "NODE:fp32,...",
+    "bare": "LAYERS",
+    "wild": "LAYERS",
+    "fp32bare": "NODE:fp32,...",
+    "fp32wild": "NODE:fp32,...",
     "sign": "(+|-)",
     "tiling": "NONE|FAST|MODERATE|FULL",
 }

@@ -73,7 +73,24 @@ def typed(value: Sequence[Mapping[str, Any]]) -> str:
 
 
 def types(value: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    return [entry["type"] for entry in value]
+    found = [entry["type"] for entry in value]
+    if "fp8" in found:
+        raise ValueError("inputs and outputs of a typed graph are made FP16, BF16 or FP32, not FP8")
+    return found
+
+
+def bare(value: Mapping[str, str]) -> str:
+    for name in value:
+        if "*" in name and name != "*":
+            raise ValueError(f"this trtexec knows * alone, for all other layers, not `{name}`")
+    return render_map(value)
+
+
+def wild(value: Mapping[str, str]) -> str:
+    for name in value:
+        if name.count("*") > 1:
+            raise ValueError(f"trtexec reads one * in a name, not `{name}`")
+    return render_map(value)
 
 
 def whole(value: float) -> int:
@@ -110,7 +127,11 @@ FORMS: Mapping[str, Callable[[Any], Any]] = {
     "types": types,
     "map": render_map,
     "fp32": as_fp32,
-    "fp32map": lambda value: render_map(as_fp32(value)),
+    "bare": bare,
+    "wild": wild,
+    "fp32bare": lambda value: bare(as_fp32(value)),
+    "fp32wild": lambda value: wild(as_fp32(value)),
+    "to": lambda value: value["to"],
     "sign": lambda value: "+" if value else "-",
     "list": lambda value: ",".join(str(entry) for entry in value),
     "single": single,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from trtenv.dialect import rows as build_rows
 from trtenv.dialect.versions import DATA, is_prefix, parse_version
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "names",
     "operator_support",
     "plugin_support",
+    "plugins_refused",
 ]
 
 Version = tuple[int, ...]
@@ -114,6 +116,15 @@ def plugin_support(flavour: str, version: str, op_type: str) -> FeatureFact | No
     if row is None or row["support"] != "yes":
         return None
     return FeatureFact(op_type, "native", _releases(flavour, version)[1], row["source"])
+
+
+def plugins_refused(flavour: str, version: str) -> str | None:
+    """The source that says that it loads no plugin libraries; None where it does."""
+    number = build_rows.padded(version)
+    for row in build_rows.rows("plugins")["static_plugins"]:
+        if "refused" in row and build_rows.holds(row, flavour, number, frozenset()):
+            return build_rows.expand(row["source"])
+    return None
 
 
 def feature(flavour: str, version: str, kind: str, name: str = "") -> FeatureFact | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from trtenv.dialect.rows import FIRST, padded
 from trtenv.dialect.trtexec import NEWEST
 from trtenv.dialect.versions import (
+    RTX,
     HardwareFact,
     OpsetFact,
     check_version,
@@ -65,33 +66,53 @@ class Facts(NamedTuple):
 def release(wanted: str) -> Release:
     """UsageError for what is no release, or one that nothing is known of."""
     flavour, text = split_flavour(wanted.strip())
-    version = check_version(text, what=PRODUCTS[flavour])
-    number, listed = parse_version(version), known_releases(flavour)
-    numbers = [parse_version(known) for known in listed]
-    minors = ", ".join(dict.fromkeys(".".join(known.split(".")[:2]) for known in listed))
-    product = PRODUCTS[flavour]
-    if padded(version) < parse_version(FIRST[flavour]) or number[:1] > numbers[-1][:1]:
-        rtx = parse_version(known_releases("tensorrt-rtx")[-1])[:1]
-        written = flavour == "tensorrt" and number[:1] == rtx
-        raise UsageError(
-            f"nothing is known of {product} {version}",
-            hint=f"TensorRT-RTX is written rtx-{version}" if written else f"known: {minors}",
-        )
+    version = "" if wanted.strip() == RTX else check_version(text, what=PRODUCTS[flavour])
+    note, number = release_note(flavour, version), parse_version(version)
     if len(number) < 2:
-        raise UsageError(f"`{wanted}` names several releases", hint=f"name one of {minors}")
-    notes = []
-    inside = [known for known in listed if is_prefix(number, parse_version(known))]
-    if not inside and not any(is_prefix(known, number) for known in numbers):
-        older = [known for known in listed if parse_version(known) < number]
-        notes.append(f"no table names {product} {version}: it is taken to be like {older[-1]}")
+        raise UsageError(
+            f"`{wanted}` names several releases", hint=f"name one of {_minors(flavour)}"
+        )
+    inside = [known for known in known_releases(flavour) if is_prefix(number, parse_version(known))]
+    notes = [note] if note else []
     if inside and inside[-1] != version:
         notes.append(f"{version} stands for its last patch in the tables, {inside[-1]}")
     if flavour == "tensorrt" and number[:2] > NEWEST:
         newest = ".".join(map(str, NEWEST))
         notes.append(f"trtexec's source is public up to {newest}: its flags are checked against it")
+    return Release(flavour, version, inside[-1] if inside else version, tuple(notes))
+
+
+def release_note(flavour: str, version: str) -> str | None:
+    """Why what is known of a version may be wrong of it; None where tables speak of that version.
+
+    UsageError where nothing is known: below the oldest table, and of generations after the newest.
+    """
+    product, number = PRODUCTS[flavour], parse_version(version)
+    if not number:
+        return f"its version is not known: it is taken to be like the newest {product}"
+    listed = known_releases(flavour)
+    numbers = [parse_version(known) for known in listed]
+    if padded(version) < parse_version(FIRST[flavour]) or number[:1] > numbers[-1][:1]:
+        rtx = parse_version(known_releases("tensorrt-rtx")[-1])[:1]
+        written = flavour == "tensorrt" and number[:1] == rtx
+        raise UsageError(
+            f"nothing is known of {product} {version}",
+            hint=f"TensorRT-RTX is written rtx-{version}"
+            if written
+            else f"known: {_minors(flavour)}",
+        )
+    notes = []
+    if not any(is_prefix(known, number) or is_prefix(number, known) for known in numbers):
+        older = [known for known in listed if parse_version(known) < number]
+        notes.append(f"no table names {product} {version}: it is taken to be like {older[-1]}")
     if flavour == "tensorrt-rtx" and number[:2] < MEASURED_RTX:
         notes.append("what TensorRT-RTX takes was measured with 1.4 and newer, not with this one")
-    return Release(flavour, version, inside[-1] if inside else version, tuple(notes))
+    return "; ".join(notes) or None
+
+
+def _minors(flavour: str) -> str:
+    found = (".".join(known.split(".")[:2]) for known in known_releases(flavour))
+    return ", ".join(dict.fromkeys(found))
 
 
 def facts(release: Release) -> Facts:

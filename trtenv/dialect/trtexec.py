@@ -18,11 +18,24 @@ from trtenv.errors import UsageError
 
 DATA = Path(__file__).parent / "data" / "trtexec_flags.csv"
 NEWEST = (11, 1)  # the last release whose trtexec is public
-REPEATABLE = (
-    *("--plugins", "--staticPlugins", "--dynamicPlugins", "--setPluginsToSerialize"),
-    *("--profile", "--minShapes", "--optShapes", "--maxShapes", "--refPair", "--loadInputs"),
-)
-OWN = ("--onnx", "--saveEngine", "--loadEngine", "--model", "--uff", "--deploy")
+# Raw flags that trtexec reads again and again, and since when.
+REPEATABLE = {
+    **dict.fromkeys(("--profile", "--minShapes", "--optShapes", "--maxShapes"), "9.0"),
+    **dict.fromkeys(("--refPair", "--loadInputs"), "11.1"),
+}
+# What is not passed through, and what to do instead: what trtenv gives itself, files that must be
+# brought inside and be part of what an engine is known by, and what builds nothing.
+OWN = {
+    **dict.fromkeys(("--onnx", "--saveEngine", "--loadEngine"), "drop it: trtenv gives it"),
+    **dict.fromkeys(("--model", "--uff", "--deploy"), "give an ONNX file"),
+    **dict.fromkeys(("--plugins", "--staticPlugins"), "--static-plugins FILE"),
+    "--dynamicPlugins": "--dynamic-plugins FILE",
+    "--setPluginsToSerialize": "--plugins-to-serialize FILE",
+    "--timingCacheFile": "--timing-cache FILE",
+    "--exportLayerInfo": "--export-layer-info FILE",
+    "--calib": "--calibration DATA, whose cache trtenv keeps",
+    **dict.fromkeys(("--help", "-h"), "it builds nothing: see `trtenv build --help`"),
+}
 
 
 class Flag(NamedTuple):
@@ -79,7 +92,7 @@ def check_extra(extra: Sequence[str], flavour: str, version: str) -> tuple[str, 
                 hint="join it to its flag with =",
             )
         if name in OWN:
-            raise UsageError(f"{name} is what trtenv itself gives to trtexec", hint="drop it")
+            raise UsageError(f"{name} is not passed through to trtexec", hint=OWN[name])
         if flag is None:
             close = difflib.get_close_matches(name, flags(), n=1)
             hint = f"did you mean {close[0]}?" if close else "see `trtenv dialect show VERSION`"
@@ -95,17 +108,20 @@ def check_extra(extra: Sequence[str], flavour: str, version: str) -> tuple[str, 
     return tuple(notes)
 
 
-def check_twice(flags: Sequence[str], extra: Sequence[str]) -> None:
+def check_twice(flags: Sequence[str], extra: Sequence[str], number: tuple[int, ...]) -> None:
     """UsageError for what trtexec would end at: a flag's second mention is an unknown option to it."""
-    seen = [text.partition("=")[0] for text in flags]
+    said = {text.partition("=")[0] for text in flags}
+    seen: set[str] = set()
     for text in extra:
         name = text.partition("=")[0]
-        if name in seen and name not in REPEATABLE:
+        again = REPEATABLE.get(name)
+        repeats = name in seen and not (again and number >= parse_version(again))
+        if name in said or repeats:
             raise UsageError(
                 f"{name} is given twice, which ends trtexec",
                 hint="drop it after --, or the option that says the same",
             )
-        seen.append(name)
+        seen.add(name)
 
 
 def _absence(flag: Flag, number: tuple[int, ...]) -> str:

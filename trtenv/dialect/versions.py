@@ -16,8 +16,10 @@ from typing import Final
 from trtenv.errors import UsageError
 
 __all__ = [
+    "RTX",
     "HardwareFact",
     "OpsetFact",
+    "buildable",
     "check_version",
     "compute_capabilities",
     "is_prefix",
@@ -28,6 +30,7 @@ __all__ = [
     "split_flavour",
 ]
 
+RTX: Final = "rtx"  # any TensorRT-RTX
 RTX_PREFIX: Final = "rtx-"
 DATA: Final = Path(__file__).parent / "data"
 # Sources that speak of the very version. An inferred row is used but never called sure.
@@ -81,7 +84,12 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def split_flavour(wanted: str) -> tuple[str, str]:
-    """Flavour and version of what users type: `8.5`, or `rtx-1.7` for TensorRT-RTX."""
+    """Flavour and version of what users type: `8.5`, or `rtx-1.7` for TensorRT-RTX.
+
+    `rtx` alone is any TensorRT-RTX: its version is empty.
+    """
+    if wanted == RTX:
+        return "tensorrt-rtx", ""
     rtx = wanted.startswith(RTX_PREFIX)
     return "tensorrt-rtx" if rtx else "tensorrt", wanted.removeprefix(RTX_PREFIX)
 
@@ -112,12 +120,13 @@ def check_version(wanted: str, *, what: str) -> str:
     return stripped
 
 
+@cache
 def known_releases(flavour: str) -> Sequence[str]:
     """The versions that the tables name, oldest first, also those of which they know little."""
     found: dict[str, None] = {}
     for table in ("onnx_opset.csv", "hardware.csv"):
         found |= dict.fromkeys(row["version"] for _, row in _rows(table, flavour, "version"))
-    return sorted(found, key=parse_version)
+    return tuple(sorted(found, key=parse_version))
 
 
 def opset_range(flavour: str, version: str) -> OpsetFact | None:
@@ -149,6 +158,15 @@ def compute_capabilities(flavour: str, version: str) -> HardwareFact | None:
     )
 
 
+def buildable(flavour: str, version: str) -> tuple[str, ...]:
+    """The compute capabilities that an engine can be built for on any machine, where all are known.
+
+    Empty for TensorRT, which builds for the GPU it runs on, and for what no table speaks of.
+    """
+    fact = compute_capabilities(flavour, version)
+    return fact.only if fact and fact.sure else ()
+
+
 def _lookup(table: str, flavour: str, version: str, *, known: str) -> tuple[Row, bool] | None:
     """The row that speaks for a version, and whether it speaks of that very version.
 
@@ -170,12 +188,17 @@ def _lookup(table: str, flavour: str, version: str, *, known: str) -> tuple[Row,
 
 @cache
 def _rows(table: str, flavour: str, known: str) -> Sequence[tuple[tuple[int, ...], Row]]:
-    import csv
-
-    text = (DATA / table).read_text(encoding="utf-8")
     rows = [
         (parse_version(row["version"]), row)
-        for row in csv.DictReader(text.splitlines())
+        for row in _table(table)
         if row["flavour"] == flavour and row[known]
     ]
     return sorted(rows, key=lambda pair: pair[0])
+
+
+@cache
+def _table(table: str) -> Sequence[Row]:
+    import csv
+
+    with (DATA / table).open(encoding="utf-8", newline="") as stream:
+        return tuple(csv.DictReader(stream))

@@ -94,7 +94,10 @@ def _hint(asked: str, summary: Mapping[str, Any]) -> str:
     if asked in ("int8", "fp8"):
         return f"give calibration data, or a model with Q/DQ nodes; {accept}"
     if summary["source"] == "network":
-        return f"the network is typed: cast the model to {asked}; {accept}"
+        return (
+            f"the network is typed: give fewer names to --keep-fp32, or a model whose nodes can be "
+            f"{asked.upper()}; {accept}"
+        )
     return (
         f"TensorRT took other kernels for speed, or has none in {asked} for this GPU: force them "
         f"with --precision-constraints obey --layer-precisions '*:{asked}'; {accept}"

@@ -77,15 +77,17 @@ def make_builder(trt, logger):
 def rewrite(params, io):
     """The ONNX file as the back end gets it, and what was done to it."""
     path, reports = params["onnx"], {}
-    quantize = [step for step in params["graph"] if step["do"] == "quantize"]
     others = [step for step in params["graph"] if step["do"] != "quantize"]
-    if quantize:
-        import quantize as quantizer
+    for step in params["graph"]:
+        if step["do"] == "quantize":
+            import quantize
 
-        step = {"to": params["asked"], "method": params["calibration"]["method"]}
-        path, reports["quantize"] = quantizer.quantize(
-            path, step, params["calibration"], params["profiles"][0], io
-        )
+            ranges, shapes = params["calibration"], params["profiles"][0]
+            keep = [
+                name for other in others if other["do"] == "keep_fp32" for name in other["value"]
+            ]
+            wanted = dict(step, method=ranges["method"])
+            path, reports["quantize"] = quantize.quantize(path, wanted, ranges, shapes, io, keep)
     if others:
         import graph
 
@@ -113,6 +115,9 @@ def parse_network(trt, builder, logger, path, steps):
 def add_profiles(builder, config, network, profiles):
     """One for each entry where any input is dynamic; a static network must have none of its own."""
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    for shapes in profiles:
+        for tensor in inputs:
+            check_values(tensor, shapes[tensor.name])
     if not any(-1 in tuple(tensor.shape) or tensor.is_shape_tensor for tensor in inputs):
         return
     for shapes in profiles:
@@ -123,6 +128,29 @@ def add_profiles(builder, config, network, profiles):
             put(tensor.name, sizes["min"], sizes["opt"], sizes["max"])
         if config.add_optimization_profile(profile) < 0:
             raise JobError("profile", "TensorRT refused the optimization profile %s" % shapes)
+
+
+def check_values(tensor, sizes):
+    """JobError where values are missing, or given of what TensorRT takes for data."""
+    values_of = sizes.get("values_of")
+    if tensor.is_shape_tensor and values_of is None and -1 not in tuple(tensor.shape):
+        elements = 1
+        for size in tensor.shape:
+            elements *= size
+        raise JobError(
+            "profile",
+            "the values of input `%s` are a shape, and none are given" % tensor.name,
+            "give the smallest, usual and largest: --shapes %s:%s"
+            % (tensor.name, "..".join(["x".join(["N"] * elements)] * 3)),
+        )
+    if values_of is None or tensor.is_shape_tensor:
+        return
+    if any(sizes[which] != values_of for which in ("min", "opt", "max")):
+        raise JobError(
+            "profile",
+            "input `%s` is given values, and TensorRT takes it for data" % tensor.name,
+            "leave it out of --shapes: the model fixes its shape",
+        )
 
 
 def watch_progress(trt, config, io):
@@ -191,8 +219,8 @@ def describe_tensor(tensor):
     }
 
 
-def no_engine(logger):
-    text = "; ".join(logger.errors) or "TensorRT gave no reason"
+def no_engine(errors):
+    text = "; ".join(errors) or "TensorRT gave no reason"
     return JobError("build", "the builder returned no engine: %s" % text)
 
 
@@ -224,14 +252,14 @@ def build_by_api(trt, logger, path, params, io):
     cache = timing.load(trt, config, wanted, io)
     monitor = watch_progress(trt, config, io)
     io.progress("building")
-    started = time.time()
+    started, earlier = time.time(), len(logger.errors)
     with Clock(io):
         plan = serialize(builder, network, config)
     seconds = time.time() - started
     if calibrator is not None and calibrator.error is not None:
         raise calibrator.error
     if plan is None:
-        raise no_engine(logger)
+        raise no_engine(logger.errors[earlier:])  # what a refused timing cache said is no reason
     del monitor, parser  # both must outlive the build
     return (
         network,

@@ -35,8 +35,8 @@ def describe_inputs(inputs, profile, batch=None):
         except TypeError:
             raise failed("input `%s` is %s, which no calibration data can be" % (name, dtype))
         sizes = profile[name]
-        shape = [int(size) for size in sizes["opt"]]
-        if batch and shape and sizes["min"][0] != sizes["max"][0]:
+        shape = [int(size) for size in sizes.get("values_of", sizes["opt"])]
+        if batch and shape and "values_of" not in sizes and sizes["min"][0] != sizes["max"][0]:
             shape[0] = int(batch)
         found.append({"name": name, "dtype": NUMPY.get(dtype, dtype), "shape": shape})
     return found
@@ -153,6 +153,8 @@ def pictures(folder, picture, io):
     for number, path in enumerate(paths):
         io.progress("reading calibration data", number + 1, len(paths))
         try:
+            if not os.path.isfile(path):  # opening a FIFO waits for a writer
+                raise OSError("it is no regular file")
             array = picture.read(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             unreadable.append(os.path.relpath(path, folder))

@@ -73,9 +73,10 @@ def cast(onnx, model, name, patterns, added, io):
             "onnx %s does not know which operators have BF16 (needed: 1.17)" % onnx.__version__,
             "use an environment with a newer onnx, or --precision fp16",
         )
-    name_nodes(model.graph)
     lift_constants(onnx, model.graph)
-    selection = Selection(onnx, model, target, match(patterns, model.graph.node))
+    asked = match(patterns, model.graph.node)  # before names that nodes share are made unique
+    name_nodes(model.graph)
+    selection = Selection(onnx, model, target, asked)
     kept = selection.kept
     split_weights(model.graph, kept)
     weights = {}

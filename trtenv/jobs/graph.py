@@ -34,7 +34,8 @@ def transform(path, steps, io, profile=None, calibration=None):
     """(path of the new file, report) after the steps cast, keep_fp32, input_types and output_types.
 
     `profile` {input: {"min", "opt", "max"}} and `calibration` (see build.py) say on what the result is
-    compared with the file at `path`. Without steps the file stays as it is and the report is None.
+    compared with the file at `path`. Without steps that ask for a change the file stays as it is and the
+    report is None.
     """
     wanted = read_steps(steps)
     if not wanted:
@@ -64,7 +65,10 @@ def transform(path, steps, io, profile=None, calibration=None):
 
 
 def read_steps(steps):
-    """{"to": type, "keep_fp32": [...], "input_types": [...], "output_types": [...]}, what was asked for."""
+    """{"to": type, "keep_fp32": [...], "input_types": [...], "output_types": [...]}, what was asked for.
+
+    Where nothing is cast, keep_fp32 belongs to quantize.py.
+    """
     wanted = {}
     for step in steps:
         if step["do"] == "cast":
@@ -74,15 +78,12 @@ def read_steps(steps):
         elif step["do"] == "keep_fp32":
             wanted.setdefault("keep_fp32", []).extend(step["value"])
         elif step["do"] in ("input_types", "output_types"):
-            wanted[step["do"]] = step["value"]
+            if any(name is not None for name in step["value"]):
+                wanted[step["do"]] = step["value"]
         else:
             raise JobError("protocol", "unknown graph step `%s`" % step["do"])
-    if "keep_fp32" in wanted and "to" not in wanted:
-        raise JobError(
-            "unsupported",
-            "nodes can be kept in FP32 only where the rest of the graph is cast",
-            "add --precision fp16 or --precision bf16",
-        )
+    if "to" not in wanted:
+        wanted.pop("keep_fp32", None)
     return wanted
 
 
@@ -122,17 +123,24 @@ def load(onnx, path, cast):
 
 
 def set_types(onnx, graph, field, names, added):
-    """Give the graph's inputs or outputs the named types, one name for each in order; casts inside."""
+    """Give the graph's inputs or outputs the named types, in order; casts inside.
+
+    One name stands for all, as trtexec has it; None leaves a type as it is.
+    """
     weights = {tensor.name for tensor in graph.initializer}
     values = [value for value in getattr(graph, field) if value.name not in weights]
+    listed = ", ".join(value.name for value in values)
+    if len(names) == 1:
+        names = names * len(values)
     if len(names) != len(values):
         raise JobError(
             "types",
-            "%d %s types for %d %ss: %s"
-            % (len(names), field, len(values), field, ", ".join(value.name for value in values)),
-            "name one type for each, in this order",
+            "%d %s types for %d %ss: %s" % (len(names), field, len(values), field, listed),
+            "name one type for each, in this order, or one for all",
         )
     for value, name in zip(values, names):
+        if name is None:
+            continue
         if name not in TYPES:
             raise JobError(
                 "types", "unknown type `%s`" % name, "known are " + ", ".join(sorted(TYPES))
@@ -140,15 +148,13 @@ def set_types(onnx, graph, field, names, added):
         old, new = value.type.tensor_type.elem_type, TYPES[name]
         if old == new:
             continue
-        pair = {old, new}
-        if not (
-            pair <= FLOATS or pair <= WHOLE or (field == "input" and new == 2 and old in FLOATS)
-        ):
+        if not any({old, new} <= kinds for kinds in (FLOATS, WHOLE)):
             raise JobError(
                 "types",
                 "%s `%s` is %s and cannot become %s by a cast"
-                % (field, value.name, onnx_check.DTYPES.get(old, old), name),
-                "floating types and whole numbers change among themselves; an input may be uint8",
+                % (field, value.name, onnx_check.DTYPES.get(old, "of type %d" % old), name),
+                "fp32, fp16 and bf16 change among themselves, and so do int8, uint8, int32 and int64; "
+                "name one type for each %s, in order: %s" % (field, listed),
             )
         inside = "%s__%s" % (value.name, onnx_check.DTYPES[old])
         for node in graph.node:

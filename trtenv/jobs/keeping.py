@@ -2,7 +2,17 @@
 
 import fnmatch
 
-from onnx_nodes import BFLOAT16, FLOAT, FLOAT16, bodies, reads, tensor_types
+from onnx_nodes import (
+    BFLOAT16,
+    FLOAT,
+    FLOAT16,
+    bodies,
+    key,
+    name_of,
+    reads,
+    tensor_types,
+    unique_names,
+)
 from worker import JobError
 
 # The operators for which PyTorch's automatic mixed precision computes in FP32, in ONNX's words, and the
@@ -39,15 +49,25 @@ LIMITS = {FLOAT16: (2.0**-25, 65520.0), BFLOAT16: (2.0**-134, 3.3961775e38)}
 
 
 def match(patterns, nodes):
-    """Names of nodes that the wildcards mean; a wildcard that means nothing is an error."""
+    """Keys (onnx_nodes.key) of the nodes that the names or wildcards mean; one that means none is an error.
+
+    A name that several nodes share means all of them, and each goes by its unique name too.
+    """
     import difflib
 
-    names = [node.name for node in nodes]
     found = set()
+    unique = unique_names(nodes)
     for pattern in patterns:
-        hits = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        hits = [
+            key(node)
+            for node, own in zip(nodes, unique)
+            if any(
+                name == pattern or fnmatch.fnmatchcase(name, pattern)
+                for name in (own, name_of(node))
+            )
+        ]
         if not hits:
-            near = difflib.get_close_matches(pattern, names, 5, 0.4)
+            near = difflib.get_close_matches(pattern, unique, 5, 0.4)
             raise JobError(
                 "unknown-node",
                 "no node of the graph is named `%s`" % pattern
@@ -59,7 +79,7 @@ def match(patterns, nodes):
 
 
 class Selection(object):
-    """Which nodes stay FP32: {name: reason} in `kept`, in the order of the graph."""
+    """Which nodes stay FP32: {name: reason} in `kept`, in the order of the graph; `asked` holds keys."""
 
     def __init__(self, onnx, model, target, asked):
         self.onnx, self.target, self.asked = onnx, target, asked
@@ -114,7 +134,7 @@ class Selection(object):
         if overflowing or after:
             self.follows.update(node.output)
         reasons = (
-            (node.name in self.asked, "asked"),
+            (key(node) in self.asked, "asked"),
             (any(bodies(node)), "control flow"),
             (of_sizes or node.op_type in SOURCES, "shapes and indices"),
             (extreme or zero, "weights out of range"),

@@ -48,17 +48,33 @@ def tensor_types(model):
     return types
 
 
-def name_nodes(graph):
-    """Every node gets a name of its own: they are how a node is kept, and how an error names it."""
-    taken = set()
-    for node in graph.node:
-        name = node.name or "%s_%s" % (node.op_type, next(filter(None, node.output), ""))
+def key(node):
+    """The first value that a node makes, which no other node makes; names may be shared or missing."""
+    return next(filter(None, node.output), "")
+
+
+def name_of(node):
+    """As --keep-fp32 takes it and errors say it."""
+    return node.name or "%s_%s" % (node.op_type, key(node))
+
+
+def unique_names(nodes):
+    """A name for each node that no other has: its own one, or that with a number."""
+    names, taken = [name_of(node) for node in nodes], set()
+    found, reserved = [], set(names)
+    for name in names:
         unique, number = name, 1
-        while unique in taken:
+        while unique in taken or (number > 1 and unique in reserved):
             number += 1
             unique = "%s_%d" % (name, number)
-        node.name = unique
         taken.add(unique)
+        found.append(unique)
+    return found
+
+
+def name_nodes(graph):
+    for node, name in zip(graph.node, unique_names(graph.node)):
+        node.name = name
 
 
 def sort(graph):

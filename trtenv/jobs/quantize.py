@@ -13,7 +13,10 @@ import os
 import shutil
 
 import calibration
+import keeping
 import onnx_check
+import ranges
+from onnx_nodes import key, name_nodes
 from worker import JobError
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -21,24 +24,25 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 # [onnx] QuantizeLinear: `axis` from opset 13; FP8 and FP16 tensors from 19. Largest magnitude of each type.
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 TYPE_NAMES = {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}
-# Of a range in ONNX Runtime's entropy method; its default of 128 leaves it nothing to choose from.
-BINS = 1024
 SMALLEST = 1e-12
 REPLACE = "use an environment with onnx and onnxruntime, such as rtx-1.7, or a quantized ONNX file"
 
 
-def quantize(path, step, spec, profile, io):
+def quantize(path, step, spec, profile, io, keep=()):
     """Returns the path of the quantized file and a report for the stamp.
 
-    A file that has pairs already is returned as it is: "state" in the report says so.
+    Nodes that `keep` names, as keeping.match takes them, get no pairs. A file that has pairs already is
+    returned as it is: "state" in the report says so.
     """
     modules = load_modules(step["to"])
     onnx = modules["onnx"]
     io.progress("quantizing")
     model = onnx.load(path)
+    kept = keeping.match(keep, model.graph.node)
     pairs = sum(node.op_type in PAIR for node in model.graph.node)
     if pairs:
-        io.log("the model has %d Q/DQ nodes: it is taken as it is" % pairs)
+        unused = ", and --keep-fp32 changes nothing in it" if kept else ""
+        io.log("the model has %d Q/DQ nodes: it is taken as it is%s" % (pairs, unused))
         return path, {"state": "was quantized", "to": None, "nodes": pairs}
     if spec is None or spec["data"] is None:
         raise JobError(
@@ -46,6 +50,7 @@ def quantize(path, step, spec, profile, io):
             "quantizing to %s needs data that stands for the real input" % step["to"],
             "give some hundred samples: --calibration FOLDER or .npz",
         )
+    name_nodes(model.graph)  # ONNX Runtime refuses nodes that share a name
     big = onnx_check.weight_bytes(model) > onnx_check.INLINE_BYTES
     model = at_opset(onnx, model, needed_opset(onnx, model, step["to"]))
     # ONNX Runtime writes beside the file that it measures, and a user's model may lie read-only.
@@ -56,27 +61,30 @@ def quantize(path, step, spec, profile, io):
     importlib.import_module("onnx.shape_inference").infer_shapes_path(floating, floating)
     model = onnx.load(floating)
     graph = Graph(onnx, model.graph)
-    places = graph.places()
+    places = graph.places(kept)
     if not places:
-        raise JobError(
-            "unsupported",
-            "there is nothing to quantize: no %s of FP32 or FP16 with constant weights"
-            % ", ".join(WEIGHTED),
-            "build it with --precision fp16",
-        )
+        raise nothing_left(kept)
     inputs = graph_inputs(model, profile, spec)
     # FP8 has 16 binades: clipping the largest values gains nothing there.
     method = step["method"] if step["to"] == "int8" else "minmax"
     wanted = {place.tensor for place in places if place.weight is None}
-    ranges, count = measure_ranges(floating, wanted, inputs, spec, method, big, io)
+    measured, count, first = ranges.measure(floating, wanted, inputs, spec, method, big, io)
+    silent = silent_nodes(places, measured, io)
+    if silent:  # a sum's other branch may then be one that was not measured
+        places = [place for place in graph.places(kept | silent) if has_range(place, measured)]
+    if not places:
+        raise nothing_left(silent)
     counts = count_by_type(places)
     for place in places:
-        graph.quantize(place, step["to"], ranges)
+        graph.quantize(place, step["to"], measured)
     graph.sort()
     target = io.path("quantized.onnx")
     onnx_check.save(onnx, model, target, big)
-    difference = compare(floating, target, inputs, spec, io)
+    difference = compare(floating, target, first, io)
     shutil.rmtree(folder)
+    for name, relative in (difference or {}).items():
+        text = "quantized: output `%s` differs by %.2g%% on the first batch"
+        io.log(text % (name, 100 * relative))
     return target, {
         "state": "quantized",
         "to": step["to"],
@@ -125,6 +133,30 @@ def at_opset(onnx, model, needed):
         )
 
 
+def nothing_left(kept):
+    return JobError(
+        "unsupported",
+        "there is nothing to quantize: no %s of FP32 or FP16 with constant weights%s"
+        % (", ".join(WEIGHTED), " beside those that stay" if kept else ""),
+        "build it with --precision fp16" + (", or keep fewer nodes" if kept else ""),
+    )
+
+
+def silent_nodes(places, measured, io):
+    """Keys of the nodes that read only zeros, as behind a ReLU that never fires: a range of nothing."""
+    found = set()
+    for place in places:
+        if place.weight is None and not measured[place.tensor]:
+            found.add(key(place.node))
+            text = "not quantized: `%s` (%s) reads `%s`, which is 0 in all of the calibration data"
+            io.log(text % (place.node.name, place.node.op_type, place.tensor))
+    return found
+
+
+def has_range(place, measured):
+    return place.weight is not None or bool(measured.get(place.tensor))
+
+
 def graph_inputs(model, profile, spec):
     weights = {tensor.name for tensor in model.graph.initializer}
     described = [
@@ -160,23 +192,28 @@ class Graph(object):
         self._types = {value.name: value.type.tensor_type.elem_type for value in values}
         self._types.update((name, tensor.data_type) for name, tensor in self._constants.items())
 
-    def places(self):
-        """Data and weights of each node that is quantized, then the residual branches."""
-        found, outputs = [], set()
+    def places(self, kept):
+        """Data and weights of each node that is quantized, then the residual branches; `kept` are keys.
+
+        The others that could have pairs are told in `left_alone`.
+        """
+        found, outputs, left = [], set(), set()
         for node in self.graph.node:
             if node.op_type in WEIGHTED and node.domain in ("", "ai.onnx"):
-                if self._fits(node):
+                if key(node) not in kept and self._fits(node):
                     weight = self.onnx.numpy_helper.to_array(self._constants[node.input[1]])
                     found.append(Place(node, 0))
                     found.append(Place(node, 1, weight, channel_axis(node, weight)))
                     outputs.add(node.output[0])
                 else:
-                    self.left_alone.append(node.name or node.output[0])
+                    left.add(key(node))
         for node in self.graph.node:
-            if node.op_type == "Add":
-                index = self._residual(node, outputs)
-                if index is not None:
-                    found.append(Place(node, index))
+            index = self._residual(node, outputs) if node.op_type == "Add" else None
+            if index is not None and key(node) in kept:
+                left.add(key(node))
+            elif index is not None:
+                found.append(Place(node, index))
+        self.left_alone = [node.name for node in self.graph.node if key(node) in left]
         return found
 
     def _floating(self, name):
@@ -201,15 +238,16 @@ class Graph(object):
         # Of two products the second is fused with the addition, and takes the first as a term.
         return 0 if summed[1] else 1 if summed[0] else None
 
-    def quantize(self, place, target, ranges):
+    def quantize(self, place, target, measured):
         import numpy as np
 
         helper, node = self.onnx.helper, place.node
         if place.weight is None:
-            largest = np.asarray(ranges[place.tensor])
+            largest = np.asarray(measured[place.tensor])
         else:
             axes = [axis for axis in range(place.weight.ndim) if axis != place.axis]
             largest = np.abs(place.weight.astype(np.float32)).max(axis=tuple(axes))
+            self._tell_kernel(node, place.weight)
         scale = np.maximum(largest / LARGEST[target], SMALLEST)
         half = self._types[place.tensor] == self.onnx.TensorProto.FLOAT16
         scale = np.maximum(scale, 2.0**-24).astype(np.float16) if half else scale.astype(np.float32)
@@ -233,6 +271,13 @@ class Graph(object):
         )
         node.input[place.index] = base + "_dequantized"
 
+    def _tell_kernel(self, node, weight):
+        """TensorRT 8.5 and 8.6 read the kernel's size off a constant, but not off what was dequantized."""
+        told = any(attribute.name == "kernel_shape" for attribute in node.attribute)
+        if node.op_type in ("Conv", "ConvTranspose") and not told:
+            shape = self.onnx.helper.make_attribute("kernel_shape", weight.shape[2:])
+            node.attribute.append(shape)
+
     def _name(self, wish):
         name, number = wish, 1
         while name in self._names:
@@ -247,11 +292,6 @@ class Graph(object):
         copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
         del self.graph.node[:]
         self.graph.node.extend(copies)
-
-
-def key(node):
-    """Every value of a graph has one producer."""
-    return node.output[0] if node.output else None
 
 
 def channel_axis(node, weight):
@@ -274,67 +314,10 @@ def count_by_type(places):
     return counts
 
 
-def measure_ranges(path, wanted, inputs, spec, method, big, io):
-    """{tensor: largest magnitude to be represented}, and the number of batches it was measured on."""
-    import numpy as np
-    from onnxruntime.quantization import calibrate
-
-    class OneBatch(calibrate.CalibrationDataReader):
-        def __init__(self, batch):
-            self._batch = batch
-
-        def get_next(self):
-            batch, self._batch = self._batch, None
-            return batch
-
-    calibrator = make_range_calibrator(calibrate, path, wanted, method, big)
-    count = 0
-    for batch in calibration.batches(spec, inputs, io):
-        count += 1
-        # All batches at once would keep every activation of every batch in memory.
-        calibrator.collect_data(OneBatch(batch))
-        io.progress("measuring ranges, batch %d" % count)
-    io.progress("choosing ranges")
-    found = calibrator.compute_data()
-    found = dict(found.items()) if hasattr(found, "items") else found
-    ranges = {}
-    for name in sorted(wanted):
-        low, high = getattr(found[name], "range_value", found[name])[:2]
-        ranges[name] = max(abs(float(np.asarray(low).min())), abs(float(np.asarray(high).max())))
-        if not np.isfinite(ranges[name]):
-            raise JobError(
-                "calibration",
-                "`%s` becomes NaN or infinite with this calibration data" % name,
-                "look at the data: is it what the model is fed with?",
-            )
-    return ranges, count
-
-
-def make_range_calibrator(calibrate, path, wanted, method, big):
-    """ONNX Runtime's own, told to look at these tensors alone."""
-    kind = calibrate.EntropyCalibrater if method == "entropy" else calibrate.MinMaxCalibrater
-
-    class Chosen(kind):
-        def select_tensors_to_calibrate(self, model):
-            return wanted, super(Chosen, self).select_tensors_to_calibrate(model)[1]
-
-    options = {"num_bins": BINS} if method == "entropy" else {}
-    calibrator = Chosen(
-        path,
-        augmented_model_path=os.path.join(os.path.dirname(path), "augmented.onnx"),
-        use_external_data_format=big,
-        **options,
-    )
-    calibrator.augment_graph()
-    calibrator.create_inference_session()
-    return calibrator
-
-
-def compare(floating, quantized, inputs, spec, io):
-    """{output: norm of the difference over norm of the output} of the first batch."""
+def compare(floating, quantized, batch, io):
+    """{output: norm of the difference over norm of the output}."""
     import onnxruntime
 
-    batch = next(calibration.batches(spec, inputs, io))
     options = onnxruntime.SessionOptions()
     # What is to be seen is the rounding that was put in, not what ONNX Runtime fuses of it.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -28,6 +28,7 @@ def compare(onnx, path, typed, types, profile, calibration, io):
     try:
         if not rounds(onnx, folder):
             return {"max_rel_error": None, "not_compared": "this onnxruntime takes roundings out"}
+        path = distinct(onnx, path, folder)
         feeds = list(inputs_for(onnx, path, profile, calibration, io))
         emulated = os.path.join(folder, "rounded.onnx")
         write(onnx, rounded(onnx, onnx.load(typed), types), emulated)
@@ -45,6 +46,19 @@ def compare(onnx, path, typed, types, profile, calibration, io):
         return {"max_rel_error": float("%.3g" % worst), "not_compared": None}
     finally:
         shutil.rmtree(folder)
+
+
+def distinct(onnx, path, folder):
+    """`path`, or that of a copy where nodes share a name: ONNX Runtime refuses such a file."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    names = [node.name for node in nodes if node.name]
+    if len(set(names)) == len(names):
+        return path
+    model = onnx.load(path)
+    onnx_nodes.name_nodes(model.graph)
+    path = os.path.join(folder, "exact.onnx")
+    write(onnx, model, path)
+    return path
 
 
 def inputs_for(onnx, path, profile, calibration, io):
@@ -191,6 +205,6 @@ def overflow(onnx, path, emulated, feed, output, folder):
     return JobError(
         "overflow",
         "output `%s` becomes infinite or NaN: the first node is `%s` (%s), whose result reaches %.3g in FP32"
-        % (output, node.name, node.op_type, largest),
-        "--keep-fp32 '%s', or --precision bf16" % node.name,
+        % (output, onnx_nodes.name_of(node), node.op_type, largest),
+        "--keep-fp32 '%s', or --precision bf16" % onnx_nodes.name_of(node),
     )

@@ -117,14 +117,14 @@ def parse(config, blob, empty):
 def combine(config, paths, empty, ignore_mismatch):
     """One cache of all files, the names it holds, and {name: reason} of those refused."""
     native, used, refused = None, [], {}
-    for path in paths:
+    for path in reversed(paths):  # where they cannot be joined, the newest stands
         name, other = os.path.basename(path), parse(config, read(path), empty)
         if other is not None and native is None:
             native = other
         elif other is None or not native.combine(other, ignore_mismatch):
             refused[name] = "TensorRT refuses it"
             continue
-        used.append(name)
+        used.insert(0, name)
     return native, used, refused
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from trtenv import console
-from trtenv.engine.precision import check as check_precision
+from trtenv.engine.digests import file_digest
 from trtenv.errors import HostError, JobFailed
 from trtenv.pipeline import calibration, timing_cache
 from trtenv.pipeline.enginestamp import engine_stamp
 from trtenv.pipeline.onnxmodel import OnnxModel, stage
-from trtenv.pipeline.request import LAYERS, BuildPlan, build_key
+from trtenv.pipeline.request import LAYERS, BuildPlan, request_key, staged_name
 from trtenv.pipeline.staging import publish, publish_log
 from trtenv.pipeline.turns import gpu_turn
 from trtenv.runners.protocol import Job, JobResult, Session
@@ -24,30 +23,29 @@ def run_build(plan: BuildPlan, model: OnnxModel, session: Session) -> dict[str, 
     """Build, look at the engine, stamp it and put it in place; returns the stamp."""
     for note in plan.translation.notes:
         console.say(f"note: {note}")
-    params = plan.params(stage(model, session), Files(session).inside)
+    params = plan.params(stage(model, session), lambda path: staged(path, plan, session))
     params["verbose"] = console.is_verbose()
     ranges = None
     if plan.calibration is not None:
-        data = calibration.read_data(Path(plan.spec.wishes["calibration"]))
-        ranges = calibration_key(plan, model, data, params)
-        chosen = calibration.settings(plan.spec.wishes)
-        params["calibration"] = calibration.params(chosen, data, ranges, session)
+        ranges = calibration_key(plan, model, params)
+        params["calibration"]["cache"] = calibration.stage_cache(ranges, session)
     try:
-        result, recorded = _run(plan, build_key(plan, model), params, session)
+        result, recorded = _run(plan, request_key(plan, model), params, session)
         values = result.values
         plan.place.record(values["environment"])
         for warning in values["warnings"]:
             console.detail(f"TensorRT: {warning}")
         if ranges is not None:
             calibration.keep_cache(ranges, result.out)
-        accept = plan.spec.wishes.get("accept_precision") == "any"
-        found = check_precision(plan.spec.precision, values["found"], accept_any=accept)
-        console.say(f"{plan.output.name}: {found.message}")
+        console.say(f"{plan.output.name}: {plan.check_precision(values['found']).message}")
         made = result.out / plan.output.name
-        _export_layers(plan, result)
         stamp = engine_stamp(plan, model, values, made)
         stamp["build"]["recorded"] = recorded
-        return publish(made, plan.output, stamp, [])
+        stamp["build"]["layer_info"] = layer_info(plan, result)
+        document = publish(made, plan.output, stamp, [])
+        if stamp["build"]["layer_info"]:
+            put_in_place(result.out / LAYERS, Path(plan.spec.wishes["export_layer_info"]))
+        return document
     finally:
         publish_log(session.log, plan.log)
 
@@ -64,7 +62,7 @@ def _run(
     with gpu_turn(place):
         # In the turn: a build that waited goes by what the one before it measured.
         again = cache = None
-        if timed(plan):
+        if plan.timed:
             again = timing_cache.replay(plan.output, key, place, session) if reproducible else None
             cache = again or timing_cache.stage(wishes.get("timing_cache", "auto"), place, session)
         job = Job("build", {**params, "timing_cache": cache.params if cache else None})
@@ -78,59 +76,52 @@ def _run(
         report = result.values["timing_cache"]
         if cache and report:
             timing_cache.keep(cache, report, result.out, place, session)
-        if reproducible and report and not again:
-            return result, timing_cache.record(result.out, plan.output)
+        if reproducible and report:
+            return result, timing_cache.record(result.out, plan.output, key, replayed=bool(again))
     return result, None
 
 
-def timed(plan: BuildPlan) -> bool:
-    """Whether this TensorRT keeps a timing cache, as the dialect has it."""
-    entries = {entry.option: entry for entry in plan.translation.entries}
-    entry = entries.get("timing_cache")
-    wanted = plan.spec.wishes.get("timing_cache", "auto") != "none"
-    return wanted and entry is not None and entry.outcome == "translated"
-
-
-def calibration_key(
-    plan: BuildPlan, model: OnnxModel, data: calibration.CalibrationData, params: dict[str, Any]
-) -> str:
+def calibration_key(plan: BuildPlan, model: OnnxModel, params: dict[str, Any]) -> str:
+    assert plan.calibration
     place = plan.place
     return calibration.cache_key(
         model=model.sha256,
-        data=data.sha256,
+        data=plan.calibration.sha256,
         flavour=place.environment.flavour,
         version=place.identity.digest,
         devices=place.settings.gpu_names,
-        settings=calibration.settings(plan.spec.wishes),
+        settings=plan.calibration.settings,
         network={"graph": params["graph"], "profiles": params["profiles"]},
     )
 
 
-def _export_layers(plan: BuildPlan, result: JobResult) -> None:
-    target = plan.spec.wishes.get("export_layer_info")
-    if target is None:
-        return
+def staged(path: str, plan: BuildPlan, session: Session) -> str:
+    """Where the worker sees a file of the user's: calibration data is mounted, others are copied."""
+    if path == plan.spec.wishes.get("calibration"):
+        return session.inside(Path(path))
+    target = session.staging / staged_name(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        shutil.copy2(path, target)
+    return session.inside(target)
+
+
+def layer_info(plan: BuildPlan, result: JobResult) -> dict[str, str] | None:
+    if "export_layer_info" not in plan.spec.wishes:
+        return None
+    name = Path(plan.spec.wishes["export_layer_info"]).name
+    return {"name": name, "sha256": file_digest(result.out / LAYERS)}
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Whole or not at all. The engine is in place by now: what fails here costs no build."""
+    part = target.with_name(f".trtenv-{os.getpid()}-{target.name}.part")
     try:
-        shutil.copyfile(result.out / LAYERS, target)
+        shutil.copyfile(made, part)
+        part.replace(target)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise HostError(
             f"the layers cannot be written to `{target}`: {error.strerror}",
-            hint="name a file in a folder that exists: --export-layer-info FILE",
+            hint="name a file in a folder that you may write to: --export-layer-info FILE",
         ) from error
-
-
-class Files:
-    """The user's own files, where the worker sees them; each is put there once."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def inside(self, path: str) -> str:
-        source = Path(path)
-        apart = sha256(os.fsencode(source)).hexdigest()[:8]  # two files may have one name
-        folder = self._session.staging / "jobs" / "files" / apart
-        target = folder / source.name
-        folder.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            shutil.copy2(source, target)
-        return self._session.inside(target)

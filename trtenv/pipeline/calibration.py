@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -41,7 +42,7 @@ def read_data(path: Path) -> CalibrationData:
     path = path.absolute()
     if not path.exists():
         raise UsageError(f"calibration data `{path}` does not exist", hint=HINT)
-    if path.is_file() and path.suffix.lower() not in ARRAYS:
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in ARRAYS):
         raise UsageError(f"`{path}` is neither a folder nor an .npz nor .npy file", hint=HINT)
     try:
         return CalibrationData(path, _digest(path))
@@ -62,12 +63,15 @@ def _digest(path: Path) -> str:
         name = os.fsencode(file.relative_to(path))
         whole.update(name + b"\0" + file_digest(file).encode())
     if empty:
-        raise UsageError(f"calibration folder `{path}` is empty", hint=HINT)
+        raise UsageError(f"calibration folder `{path}` holds no files", hint=HINT)
     return whole.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What jobs/calibration.py looks at: hidden files and folders are left out, links to folders too."""
+    """What jobs/calibration.py reads: no hidden files and folders, no links to folders.
+
+    A FIFO, socket or device is left out: opening one may wait for ever. OSError for a link to nothing.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
@@ -76,7 +80,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
-    yield from sorted(found)
+    yield from (file for file in sorted(found) if stat.S_ISREG(file.stat().st_mode))
 
 
 def with_data(options: RunOptions, data: CalibrationData, runner: str) -> RunOptions:

@@ -15,7 +15,7 @@ from trtenv.errors import HostError, ResolutionError, TrtenvError, UsageError
 from trtenv.pipeline.export import ExportSpec, is_exported, run_export
 from trtenv.pipeline.onnxmodel import OnnxModel, read_onnx
 from trtenv.pipeline.place import Place, Settings
-from trtenv.pipeline.request import BuildPlan, is_built, plan_build, with_model
+from trtenv.pipeline.request import BuildPlan, is_built, lint_for, plan_build, with_model
 from trtenv.pipeline.staging import refuse_foreign, sole_writer, staging_folder
 from trtenv.runners.protocol import Session
 from trtenv.spec.build import BuildSpec
@@ -184,17 +184,9 @@ def _export(spec: ExportSpec, place: Place, rooms: Rooms) -> Outcome:
 
 def _lint(plan: BuildPlan, onnx: Path) -> None:
     """ModelRefused before anything is started; what is risky is said."""
-    from trtenv.pipeline.lint import RISKY, lint, raise_if_blocked
+    from trtenv.pipeline.lint import RISKY, raise_if_blocked
 
-    wishes = plan.spec.wishes
-    report = lint(
-        onnx,
-        plan.profiles,
-        *plan.place.target,
-        dla="use_dla_core" in wishes,
-        gpu_fallback="allow_gpu_fallback" in wishes,
-        plugins="static_plugins" in wishes or "dynamic_plugins" in wishes,
-    )
+    report = lint_for(plan, onnx)
     raise_if_blocked(report)
     for finding in report.findings:
         if finding.verdict == RISKY:

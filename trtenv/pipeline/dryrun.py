@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from trtenv.pipeline.convert import Outcome, Work
 from trtenv.pipeline.export import export_params
 from trtenv.pipeline.onnxmodel import read_onnx
 from trtenv.pipeline.place import Place
-from trtenv.pipeline.request import with_model
+from trtenv.pipeline.request import BuildPlan, lint_for, staged_name, with_model
 from trtenv.runners.container import ROOT, WORKER, inside, option_binds
 from trtenv.runners.protocol import JOBS_FOLDER
 from trtenv.spec.build import BuildSpec
@@ -34,12 +35,33 @@ def describe(work: Work) -> list[dict[str, Any]]:
     model = None if work.export or not work.onnx.exists() else read_onnx(work.onnx)
     for plan in work.plans:
         fitted = plan if model is None else with_model(plan, model)
-        onnx = f"jobs/onnx/{work.onnx.name}"
-        shown = folders(plan.place)[0] + f"/onnx/{work.onnx.name}"
-        found = job("build", fitted.params(shown), plan.place, {onnx: str(work.onnx)})
+        onnx, files = f"jobs/onnx/{work.onnx.name}", {}
+        files[onnx] = str(work.onnx)
+        params = fitted.params(shown(onnx, plan.place), shown_files(plan, files))
+        found = job("build", params, plan.place, files)
         said = dialect(fitted.translation, fitted.spec, plan.place.target, work.onnx, plan.output)
-        jobs.append({**found, "dialect": said})
+        report = None if model is None else lint_for(fitted, work.onnx).to_dict()
+        jobs.append({**found, "dialect": said, "lint": report})
     return jobs
+
+
+def shown(name: str, place: Place) -> str:
+    """Where the worker sees what lies in the staging folder as `jobs/...`."""
+    return folders(place)[0] + name.removeprefix("jobs")
+
+
+def shown_files(plan: BuildPlan, files: dict[str, str]) -> Callable[[str], str]:
+    """Paths of the user's files as the worker sees them; those that are copied go into `files`."""
+    place = plan.place
+
+    def path(source: str) -> str:
+        if source == plan.spec.wishes.get("calibration"):
+            docker = place.choice.runner == "docker"
+            return inside(Path(source), option_binds(place.options.mounts)) if docker else source
+        files[staged_name(source)] = source
+        return shown(staged_name(source), place)
+
+    return path
 
 
 def unplaced(work: Work) -> tuple[list[dict[str, Any]], list[Outcome]]:
@@ -86,7 +108,9 @@ def trtexec_line(
 ) -> dict[str, Any]:
     """The equal argv of trtexec, also where the API builds; or why there is none."""
     found = study(spec._replace(builder="trtexec"), *target)
-    argv = None if found.refused else found.argv(str(onnx), str(output))
+    # What it gets is the rewritten file; the job makes that one inside.
+    given = onnx.with_name(f"{onnx.stem}.rewritten.onnx") if found.graph else onnx
+    argv = None if found.refused else found.argv(str(given), str(output))
     reasons = [f"{entry.flag}: {entry.reason}" for entry in found.refused]
     return {"argv": argv, "graph": list(found.graph), "why_not": reasons}
 

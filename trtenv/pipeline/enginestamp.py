@@ -12,23 +12,26 @@ from trtenv.engine.stamp import read_stamp
 from trtenv.errors import ArtifactError
 from trtenv.pipeline.onnxmodel import OnnxModel
 from trtenv.pipeline.place import now
-from trtenv.pipeline.request import BuildPlan, build_key
+from trtenv.pipeline.request import BuildPlan, build_key, inside, say
+from trtenv.spec import values
+from trtenv.spec.options import BY_NAME
 
 HEADER_BYTES = 4096
 
 
 def engine_stamp(
-    plan: BuildPlan, model: OnnxModel, values: Mapping[str, Any], made: Path
+    plan: BuildPlan, model: OnnxModel, results: Mapping[str, Any], made: Path
 ) -> dict[str, Any]:
     """ArtifactError where the environment made an engine of another flavour than it is said to."""
     from trtenv.engine.header import read_plan_header
 
-    env, said = plan.place.environment, plan.translation
+    env = plan.place.environment
+    said = say(plan.place, inside(plan.spec, base))
     with made.open("rb") as handle:
         header = read_plan_header(handle.read(HEADER_BYTES), made.stat().st_size)
     if header.flavour != env.flavour:
         raise ArtifactError(f"`{env.name}` made an engine of {header.flavour}, not {env.flavour}")
-    measured = dict(values["environment"])
+    measured = dict(results["environment"])
     devices = measured.pop("devices", [])
     return {
         "format": 1,
@@ -39,11 +42,11 @@ def engine_stamp(
         "engine": {
             "flavour": env.flavour,
             "version": header.version or measured.get(env.flavour),
-            "inputs": values["inputs"] or declared_inputs(model),
-            "outputs": values["outputs"],
+            "inputs": results["inputs"] or declared_inputs(model),
+            "outputs": results["outputs"],
             "profiles": plan.params("")["profiles"],
-            "layers": values["layers"],
-            "precision": {"asked": plan.spec.precision, "found": values["found"]},
+            "layers": results["layers"],
+            "precision": {"asked": plan.spec.precision, "found": results["found"]},
         },
         "source": {
             "onnx": {"name": model.path.name, "sha256": model.sha256, "opset": model.opset},
@@ -62,36 +65,49 @@ def engine_stamp(
             "builder": said.builder,
             "wishes": portable(plan),
             "graph": list(said.graph),
-            "rewritten": values.get("graph"),
-            "quantized": values.get("quantize"),
+            "rewritten": results.get("graph"),
+            "quantized": results.get("quantize"),
             "api": list(said.steps),
-            "trtexec": list(said.flags),
-            "timing_cache": values["timing_cache"],
-            "calibration": calibration_story(plan, values),
-            "seconds": values["build_seconds"],
-            "warnings": values["warnings"],
+            "trtexec": [without_folders(flag) for flag in said.flags],
+            "timing_cache": results["timing_cache"],
+            "calibration": calibration_story(plan, results),
+            "seconds": results["build_seconds"],
+            "warnings": results["warnings"],
             "log": plan.log.name,
         },
         "targets": targets(plan, header.version, devices),
     }
 
 
+PATHS = (values.file, values.data, values.output, values.cache)
+
+
 def portable(plan: BuildPlan) -> dict[str, Any]:
     """The request; of paths only the names, since stamps travel with engines."""
+    found: dict[str, Any] = {}
+    for option, value in sorted(plan.spec.wishes.items()):
+        if BY_NAME[option].parse in PATHS:
+            found[option] = [*map(base, value)] if isinstance(value, list) else base(value)
+        else:
+            found[option] = value
+    return found
 
-    def name(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name(entry) for entry in value]
-        absolute = isinstance(value, str) and Path(value).is_absolute()
-        return Path(value).name if absolute else value
 
-    return {option: name(value) for option, value in sorted(plan.spec.wishes.items())}
+def base(path: str) -> str:
+    return Path(path).name
 
 
-def calibration_story(plan: BuildPlan, values: Mapping[str, Any]) -> dict[str, Any] | None:
+def without_folders(flag: str) -> str:
+    """A raw flag with the name alone of an absolute path."""
+    name, equals, value = flag.partition("=")
+    return f"{name}={base(value)}" if equals and Path(value).is_absolute() else flag
+
+
+def calibration_story(plan: BuildPlan, results: Mapping[str, Any]) -> dict[str, Any] | None:
     if plan.calibration is None:
         return None
-    return {**plan.calibration, **(values["calibration"] or {})}
+    story = {**plan.calibration.settings, "sha256": plan.calibration.sha256}
+    return {**story, **(results["calibration"] or {})}
 
 
 def declared_inputs(model: OnnxModel) -> list[dict[str, Any]]:

@@ -17,14 +17,30 @@ from trtenv.engine.source import named, opened
 from trtenv.errors import ArtifactError, ModelRefused
 from trtenv.pipeline.lintops import OPERATOR_RULES
 from trtenv.pipeline.lintrules import BLOCKED, FILE_RULES, NOTE, RISKY, Finding, Model, Target
+from trtenv.spec.build import BuildSpec
 from trtenv.spec.shapes import Shapes
 
-__all__ = ["BLOCKED", "FINE", "NOTE", "RISKY", "Finding", "Report", "lint", "raise_if_blocked"]
+__all__ = [
+    "BLOCKED",
+    "FINE",
+    "NOTE",
+    "RISKY",
+    "Finding",
+    "Report",
+    "lint",
+    "plugins_given",
+    "raise_if_blocked",
+]
 
 FINE: Final = "fine as far as tables know"
 RULES: Final[tuple[Callable[[Model, Target], Iterator[Finding]], ...]] = (
     *FILE_RULES,
     *OPERATOR_RULES,
+)
+# By the name of an option, and as trtexec spells them.
+PLUGIN_OPTIONS: Final = frozenset({"static_plugins", "dynamic_plugins", "plugins_to_serialize"})
+PLUGIN_FLAGS: Final = frozenset(
+    {"--plugins", "--staticPlugins", "--dynamicPlugins", "--setPluginsToSerialize"}
 )
 _ORDER: Final = {BLOCKED: 0, RISKY: 1, NOTE: 2}
 
@@ -71,7 +87,9 @@ def lint(
     gpu_fallback: bool = False,
     plugins: bool = False,
 ) -> Report:
-    """ArtifactError for what is no whole ONNX model; all else is a finding.
+    """ArtifactError for what is no whole ONNX model, UsageError for a TensorRT that no table speaks of.
+
+    All else is a finding.
 
     `profiles`: shapes by input, one mapping per optimization profile; none for a static model.
     `dla`: it shall run on a DLA, with or without `gpu_fallback`. `plugins`: plugin libraries will
@@ -97,6 +115,12 @@ def lint(
         path, target, found.opsets.get("ai.onnx"), found.ir_version, found.node_count,
         tuple(findings),
     )  # fmt: skip
+
+
+def plugins_given(spec: BuildSpec) -> bool:
+    """Whether a build is asked to load plugin libraries, by options or by raw flags of trtexec."""
+    flags = {text.partition("=")[0] for text in spec.extra}
+    return bool(PLUGIN_OPTIONS & spec.wishes.keys() or PLUGIN_FLAGS & flags)
 
 
 def raise_if_blocked(report: Report) -> None:

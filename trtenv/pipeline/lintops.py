@@ -12,7 +12,9 @@ from trtenv.dialect.operators import (
     feature,
     operator_support,
     plugin_support,
+    plugins_refused,
 )
+from trtenv.dialect.release import PRODUCTS
 from trtenv.engine.onnxgraph import is_zero
 from trtenv.engine.protobuf import Malformed
 from trtenv.pipeline.lintrules import BLOCKED, NOTE, RISKY, Finding, Model, Target
@@ -85,6 +87,12 @@ def _missing(target: Target, fact: OperatorFact, nodes: tuple[str, ...], text: s
     if plugin := plugin_support(target.flavour, target.version, fact.op):
         text = f"`{fact.op}` is a plugin of NVIDIA's plugin library, which must be loaded"
         return Finding("plugin", RISKY, text, nodes, None, plugin.source)
+    if source := plugins_refused(target.flavour, target.version):
+        text += f"; {PRODUCTS[target.flavour]} takes no plugins"
+        hint = "choose another TensorRT, or export without it"
+        verdict = BLOCKED if fact.sure else RISKY
+        source = "; ".join(filter(None, (fact.source, source)))
+        return Finding("operator-unsupported", verdict, text, nodes, hint, source)
     known = fact.sure and (fact.support == "no" or fact.complete)
     if target.plugins:
         text += "; one of the plugin libraries must have it"

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from trtenv.dialect.operators import feature
+from trtenv.dialect.release import PRODUCTS, release_note
 from trtenv.dialect.versions import RTX_PREFIX, opset_range
 from trtenv.engine.onnxfile import MOST_PROTOBUF, OnnxFile, TensorInfo
 from trtenv.engine.onnxgraph import INT64, Graph, beyond_int32
 from trtenv.engine.protobuf import Malformed, Reader
 from trtenv.errors import UsageError
-from trtenv.spec.shapes import ONLY_INPUT, InputInfo, Shapes, check_shapes
+from trtenv.spec.shapes import ONLY_INPUT, InputInfo, Shapes, check_shapes, reads_as_values
 
 BLOCKED: Final = "blocked"
 RISKY: Final = "risky"
@@ -48,8 +49,7 @@ class Target(NamedTuple):
     plugins: bool = False
 
     def __str__(self) -> str:
-        names = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-        return f"{names.get(self.flavour, self.flavour)} {self.version}"
+        return f"{PRODUCTS[self.flavour]} {self.version}"
 
     @property
     def asked(self) -> str:
@@ -76,6 +76,11 @@ def _sizes(entry: TensorInfo) -> tuple[int | None, ...] | None:
     if entry.dims is None:
         return None
     return tuple(size if isinstance(size, int) and size >= 0 else None for size in entry.dims)
+
+
+def release(_: Model, target: Target) -> Iterator[Finding]:
+    if note := release_note(target.flavour, target.version):
+        yield Finding("release", NOTE, note)
 
 
 def opset(model: Model, target: Target) -> Iterator[Finding]:
@@ -181,6 +186,8 @@ def shapes(model: Model, target: Target) -> Iterator[Finding]:
             yield Finding("shapes", BLOCKED, where + error.message, (), error.hint)
         for given, wanted in profile.items():
             name = given or (inputs[0].name if inputs else "")
+            if any(entry.name == name and reads_as_values(entry, wanted) for entry in inputs):
+                continue
             if 0 in (*wanted.opt, *wanted.max):
                 text = f"{where}the shape {wanted} of `{name}` is that of an empty tensor"
                 yield Finding("empty-tensor", RISKY, text, (), "give a size of 1 or more")
@@ -218,6 +225,7 @@ def _wrong_shapes(profile: Shapes, inputs: list[InputInfo]) -> Iterator[UsageErr
 
 
 FILE_RULES: Final[tuple[Callable[[Model, Target], Iterator[Finding]], ...]] = (
+    release,
     whole,
     opset,
     external,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trtenv.engine import onnxfile
 from trtenv.engine.digests import file_digest
@@ -14,6 +14,9 @@ from trtenv.engine.stamp import fingerprint
 from trtenv.errors import ArtifactError
 from trtenv.runners.protocol import Session
 from trtenv.spec.shapes import InputInfo
+
+if TYPE_CHECKING:
+    from trtenv.engine.onnxgraph import Graph
 
 
 class OnnxModel(NamedTuple):
@@ -68,11 +71,18 @@ def _digest(path: Path, external: tuple[str, ...]) -> str:
 
 def is_quantized(model: OnnxModel) -> bool:
     """Whether the graph says itself what runs in INT8 or FP8."""
+    return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in _graph(model).nodes)
+
+
+def node_names(model: OnnxModel) -> list[str]:
+    return [node.name for node in _graph(model).nodes if node.name]
+
+
+def _graph(model: OnnxModel) -> Graph:
     from trtenv.engine.onnxgraph import read_graph
 
     with named(model.path), opened(model.path) as source:
-        graph, _ = read_graph(source)
-    return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in graph.nodes)
+        return read_graph(source)[0]
 
 
 def stage(model: OnnxModel, session: Session) -> str:

@@ -80,7 +80,7 @@ def stage_file(
 
 
 def replay(output: Path, key: str, place: Place, session: Session) -> TimingCache | None:
-    """What --reproducible recorded beside `output` when it was built with this key; else None.
+    """What --reproducible recorded beside `output` for this request; else None.
 
     Nothing is written back to it, and the job fails where TensorRT times anything that it could hold.
     """
@@ -89,19 +89,23 @@ def replay(output: Path, key: str, place: Place, session: Session) -> TimingCach
     except ArtifactError:
         stamp = {}
     file = recorded(output)
+    said = stamp.get("build", {})
     # Without the engine's stamp nothing says what the cache was for: the job will tell.
-    if not file.exists() or stamp.get("key", key) != key:
+    if not file.exists() or (said.get("recorded") or {}).get("key", key) != key:
         return None
-    said = stamp.get("build", {}).get("timing_cache") or {}
+    said = said.get("timing_cache") or {}
     cache = stage_file(file, place, session, key=said.get("key"))
     return cache._replace(params={**cache.params, "frozen": True}, file=None)
 
 
-def record(out: Path, output: Path) -> dict[str, str]:
+def record(out: Path, output: Path, key: str, *, replayed: bool) -> dict[str, str]:
     """Keep what this build went by beside its engine; returns what the stamp says of it."""
     file = recorded(output)
-    _put(out / WRITTEN, file)
-    return {"name": file.name, "sha256": file_digest(file)}
+    if not replayed:
+        if file.exists():
+            console.say(f"note: {file.name} was of another request and is recorded anew")
+        _put(out / WRITTEN, file)
+    return {"name": file.name, "sha256": file_digest(file), "key": key}
 
 
 def recorded(output: Path) -> Path:

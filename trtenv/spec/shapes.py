@@ -4,28 +4,35 @@ image:1x3x640x640,scale_factor:1x2            fixed
 image:1x3x224x224..16x3x224x224               a range; the optimum is its maximum
 image:1x3x224x224..8x3x224x224..16x3x224x224  minimum, optimum, maximum
 1x3x224x224                                   the model's only input
+sizes:1x4                                     values, where the input is two integers (check_shapes)
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trtenv.errors import UsageError
 
 Dims = tuple[int, ...]
 ONLY_INPUT = ""
+INTEGERS = ("int32", "int64")  # the types that TensorRT has for values that are shapes
 EXAMPLE = "image:1x3x224x224, or image:1x3x224x224..16x3x224x224 for a range"
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeRange:
-    """Minimum, optimum and maximum of one input; equal ranks, min <= opt <= max in each dimension."""
+    """Minimum, optimum and maximum of one input; equal ranks, min <= opt <= max in each dimension.
+
+    `values_of`: they are the values of a tensor of this shape, such as the new shape of a Reshape,
+    and no sizes.
+    """
 
     min: Dims
     opt: Dims
     max: Dims
+    values_of: Dims | None = None
 
     def __post_init__(self) -> None:
         if not len(self.min) == len(self.opt) == len(self.max):
@@ -41,13 +48,19 @@ class ShapeRange:
     def dynamic(self) -> bool:
         return self.min != self.max
 
+    @property
+    def only_values(self) -> bool:
+        """Values, and not at the same time the tensor's own shape, as `1` is of a vector of one."""
+        return self.values_of is not None and (self.dynamic or self.opt != self.values_of)
+
     def __str__(self) -> str:
         if not self.dynamic:
             return render(self.opt)
         return "..".join(render(dims) for dims in (self.min, self.opt, self.max))
 
     def to_dict(self) -> dict[str, list[int]]:
-        return {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
+        found = {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
+        return found if self.values_of is None else {**found, "values_of": list(self.values_of)}
 
 
 Shapes = Mapping[str, ShapeRange]
@@ -181,6 +194,9 @@ def check_shapes(shapes: Shapes, inputs: Sequence[InputInfo]) -> dict[str, Shape
     Returns one range per input. trtexec builds 1x1x... for a misspelt name and says PASSED; here a
     wrong name, a wrong rank, another size for a static dimension and a dynamic input without a
     shape are UsageErrors.
+
+    trtexec takes the numbers of an input whose values are a shape for these values. Only TensorRT
+    knows which inputs those are, once it has parsed the model; what they look like is known here.
     """
     wanted = dict(shapes)
     if ONLY_INPUT in wanted:
@@ -209,6 +225,18 @@ def _unknown_name(name: str, known: Sequence[str]) -> None:
     )
 
 
+def reads_as_values(entry: InputInfo, wanted: ShapeRange) -> bool:
+    """Integers of a static shape, at most a vector, given with one number for each of them.
+
+    `1` for a vector of one is both its shape and a value. It is read as the value: as a shape it
+    says no more than the model.
+    """
+    dims = entry.dims
+    if entry.dtype not in INTEGERS or dims is None or len(dims) > 1 or None in dims:
+        return False
+    return len(wanted.opt) == (dims[0] if dims else 1)
+
+
 def _check_input(entry: InputInfo, wanted: ShapeRange | None) -> ShapeRange:
     if entry.dims is None:
         if wanted is None:
@@ -226,6 +254,9 @@ def _check_input(entry: InputInfo, wanted: ShapeRange | None) -> ShapeRange:
                 hint=f"add --shapes {entry.name}:{example}, or a range {example}..<max>",
             )
         return ShapeRange(fixed, fixed, fixed)
+    if reads_as_values(entry, wanted):
+        static = tuple(size for size in entry.dims if size is not None)
+        return replace(wanted, values_of=static)
     if len(wanted.opt) != len(entry.dims):
         raise UsageError(
             f"input `{entry.name}` has rank {len(entry.dims)} ({declared}); "

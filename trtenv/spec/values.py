@@ -5,6 +5,7 @@ Every parser takes the text a user typed and returns what JSON can hold, or rais
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from os.path import expanduser
@@ -50,20 +51,29 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def number(text: str) -> float:
-    text = text.strip()
-    if not re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text, flags=re.ASCII):
-        raise UsageError(f"`{text}` is no number", hint="such as 3 or 0.5")
-    value = float(text)
+    value = real(text)
+    if value < 0:
+        raise UsageError(f"`{text}` is negative", hint="such as 3 or 0.5")
+    return value
+
+
+def real(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > 1e12:
+        raise UsageError(f"`{text}` is no number", hint="such as 3, 0.5 or 1e-3")
     return int(value) if value.is_integer() else value
 
 
 def numbers(text: str) -> list[float]:
-    return [number(part) for part in names(text)]
+    return [real(part) for part in text.split(",")]
 
 
 def percentiles(text: str) -> list[float]:
     found = numbers(text)
-    if any(value > 100 for value in found):
+    if any(not 0 <= value <= 100 for value in found):
         raise UsageError(f"`{text}` is no percentile", hint="give 0 to 100, such as 90,95,99")
     return found
 
@@ -102,6 +112,8 @@ def pairs(text: str) -> dict[str, str]:
         name = name.strip().strip("'\"")
         if not colon or not name or not value:
             raise UsageError(f"`{item}` is no pair", hint="write NAME:VALUE,NAME:VALUE")
+        if name in found:
+            raise UsageError(f"`{name}` is given twice", hint="give it one value")
         found[name] = value.strip()
     if not found:
         raise UsageError(f"`{text}` names nothing", hint="write NAME:VALUE,NAME:VALUE")
@@ -147,7 +159,10 @@ def switches(*known: str) -> Callable[[str], dict[str, bool]]:
                     f"`{item}` switches nothing",
                     hint="write +NAME or -NAME with NAME one of " + ", ".join(known),
                 )
-            found[canonical(item[1:])] = item[0] == "+"
+            name = canonical(item[1:])
+            if name in found:
+                raise UsageError(f"`{name}` is switched twice", hint="switch it once")
+            found[name] = item[0] == "+"
         if not found:
             raise UsageError(f"`{text}` names nothing", hint="write +NAME or -NAME")
         return found
