@@ -388,7 +388,7 @@ def test_a_trained_model_still_knows_its_digits(tmp_path: Path, to: str, method:
 def test_the_size_of_the_kernel_is_told_where_weights_are_dequantized(tmp_path: Path) -> None:
     # TensorRT 8.5.3.1 and 8.6.0: "The input tensor shape misaligns with the input kernel shape."
     path = residual(tmp_path / "m.onnx")
-    made, _ = run(path, tmp_path, RANDOM.standard_normal((8, 4, 8, 8)).astype(np.float32))
+    made, _ = run(path, tmp_path, RANDOM.standard_normal((8, 8, 6, 6)).astype(np.float32))
     for node in onnx.load(made).graph.node:
         if node.op_type == "Conv":
             told = {entry.name: list(entry.ints) for entry in node.attribute}

@@ -246,9 +246,7 @@ def _check_layer_names(spec: BuildSpec, model: OnnxModel) -> None:
             close = ", ".join(difflib.get_close_matches(name, known))
             raise UsageError(
                 f"no node of `{model.path}` is called `{name}`",
-                hint=f"near to it: {close}"
-                if close
-                else f"look at it: trtenv inspect {model.path}",
+                hint=f"near to it: {close}" if close else "names are those of the ONNX nodes",
             )
 
 
