@@ -16,8 +16,8 @@ TrtenvError                     1
 +- ArtifactError                7   a file is not what it should be: cut, foreign, stamp differs
 +- ModelRefused                 8   this TensorRT cannot take the model, as far as tables know
 
-9 is `lint --strict` of a model that is risky. 130 is Ctrl-C. Anything else is a bug of trtenv and
-shows its traceback.
+9 is `lint --strict` of a model that is risky. 10 and 11 are `check` of an engine that will not run,
+or of which that is not known. 130 is Ctrl-C. Anything else is a bug of trtenv and shows its traceback.
 """
 
 from __future__ import annotations
