@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from trtenv.catalog.host import Gpu, Host
-from trtenv.cli import COMMANDS, main
+from trtenv.cli import COMMANDS
 from trtenv.cli.check import EXITS, place_of
 from trtenv.dialect.portability import compare, loads_later, span
 from trtenv.engine.compat import RULES, Place, Report, check
@@ -518,16 +519,6 @@ def test_targets() -> None:
         assert found[name].compute_capability == sm
 
 
-def command(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["check", *argv])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 @pytest.mark.parametrize(
     ("argv", "code", "text"),
     [
@@ -547,7 +538,7 @@ def command(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, s
 def test_command_line(
     capsys: pytest.CaptureFixture[str], argv: list[str], code: int, text: str
 ) -> None:
-    found, out, err = command(capsys, *argv)
+    found, out, err = run(capsys, "check", *argv)
     assert found == code, err
     assert text in out + err
 
@@ -558,7 +549,7 @@ def test_command_line(
 def test_json_is_one_document(
     capsys: pytest.CaptureFixture[str], argv: list[str], code: int
 ) -> None:
-    found, out, _ = command(capsys, str(DIGITS), *argv, "--json")
+    found, out, _ = run(capsys, "check", str(DIGITS), *argv, "--json")
     assert found == code
     assert {"verdict", "targets", "error"} & set(json.loads(out))
 
@@ -578,6 +569,6 @@ def test_on_this_machine(
     host: Host, env: str | None, code: int, text: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("trtenv.pipeline.host.read_host", lambda daemon: host)
-    found, out, _ = command(capsys, str(DIGITS), "--host", *(["--env", env] if env else []))
+    found, out, _ = run(capsys, "check", str(DIGITS), "--host", *(["--env", env] if env else []))
     assert found == code, out
     assert text in out

@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 import pytest
+from commands import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import VERSIONS, single_wishes
 
-from trtenv.cli import main
 from trtenv.cli.tables import WIDTH
 from trtenv.dialect.apichanges import ApiFact, behaviours
 from trtenv.dialect.build import implied, study
@@ -53,16 +53,6 @@ def flags(found: Comparison, kind: str) -> dict[str, str | None]:
 
 def names(found: Comparison, *kinds: str) -> dict[str, str]:
     return {change.what: change.instead for change in found.api or () if change.kind in kinds}
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["dialect", *argv])
-    except SystemExit as end:
-        code = int(end.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_what_changes_from_8_6_to_11_1() -> None:
@@ -216,7 +206,7 @@ def test_what_nothing_is_known_of_is_not_built_for(place: tuple[str, str]) -> No
 def test_wrong_arguments(
     capsys: pytest.CaptureFixture[str], argv: list[str], message: str, hint: str
 ) -> None:
-    code, out, err = run(capsys, *argv)
+    code, out, err = run(capsys, "dialect", *argv)
     assert (code, out) == (2, "")
     assert message in err
     assert hint in err
@@ -224,7 +214,7 @@ def test_wrong_arguments(
 
 @pytest.mark.parametrize("argv", [["show", "6.0", "--json"], ["diff", "8.6", "x", "--json"]])
 def test_errors_are_documents_too(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
-    code, out, _ = run(capsys, *argv)
+    code, out, _ = run(capsys, "dialect", *argv)
     assert (code, json.loads(out)["error"]["kind"]) == (2, "UsageError")
 
 
@@ -238,10 +228,10 @@ def test_errors_are_documents_too(capsys: pytest.CaptureFixture[str], argv: list
 def test_it_is_printed_for_a_terminal_and_as_a_document(
     capsys: pytest.CaptureFixture[str], argv: list[str]
 ) -> None:
-    code, out, err = run(capsys, *argv)
+    code, out, err = run(capsys, "dialect", *argv)
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= WIDTH
-    code, out, _ = run(capsys, *argv, "--json")
+    code, out, _ = run(capsys, "dialect", *argv, "--json")
     document = json.loads(out)
     told = document["options"]
     assert code == 0
@@ -250,7 +240,7 @@ def test_it_is_printed_for_a_terminal_and_as_a_document(
 
 
 def test_show_says_what_becomes_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run(capsys, "show", "10.3")
+    _, out, _ = run(capsys, "dialect", "show", "10.3")
     assert re.search(r"^--precision fp16 +BuilderFlag.FP16 +--fp16", out, re.MULTILINE)
     assert re.search(r"^--precision fp16 --strongly-typed +the graph is cast", out, re.MULTILINE)
     assert re.search(r"^--weightless +10.0 +--stripWeights", out, re.MULTILINE)
@@ -258,7 +248,7 @@ def test_show_says_what_becomes_of_an_option(capsys: pytest.CaptureFixture[str])
 
 
 def test_nothing_changes_between_a_version_and_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run(capsys, "diff", "8.6.1", "8.6.1")
+    _, out, _ = run(capsys, "dialect", "diff", "8.6.1", "8.6.1")
     assert out.endswith("no difference is known\n")
 
 

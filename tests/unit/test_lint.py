@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from commands import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from trtenv.cli import main
 from trtenv.dialect.versions import DATA
 from trtenv.errors import ArtifactError, ModelRefused
 from trtenv.pipeline.lint import (
@@ -427,16 +427,6 @@ def test_any_bytes_get_a_verdict_or_a_clean_error(
     except ArtifactError:
         return
     json.dumps(report.to_dict())
-
-
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(list(argv))
-    except SystemExit as end:
-        code = int(end.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize(
