@@ -115,7 +115,8 @@ class Environment:
     def provides(self, package: str) -> bool:
         if package == "torch":
             return self.has_torch
-        return package in self.holds or package in self.on_demand
+        pinned = (requirement.partition("==")[0] for requirement in self.requirements)
+        return package in self.holds or package in self.on_demand or package in pinned
 
     def additions(self, needs: Iterable[str]) -> tuple[str, ...]:
         """What pip is asked for, beyond torch, so that it holds what a model needs."""

@@ -15,13 +15,14 @@ from trtenv.dialect.versions import buildable, compute_capabilities
 from trtenv.errors import ResolutionError, UsageError
 
 RUNNERS = ("docker", "venv")
+PACKAGED = ("export", "run")
 
 
 class Wish(NamedTuple):
     """What a job needs. `environment` wins over `trt`; both empty means the best that runs here.
 
-    job: "build" and "infer" need TensorRT, "any" needs nothing of it; "export" needs the packages in
-    `needs`.
+    job: "build" and "infer" need TensorRT, "any" needs nothing of it; "export", and "run" for what runs
+    without TensorRT, need the packages in `needs`.
     """
 
     environment: str | None = None
@@ -90,9 +91,7 @@ def asked_for(wish: Wish, catalog: Mapping[str, Environment]) -> list[Environmen
     if wish.environment is not None:
         return [catalog[wish.environment]]
     found = [env for env in catalog.values() if wish.trt is None or env.matches_trt(wish.trt)]
-    if (
-        wish.job == "export"
-    ):  # what lacks a package of the model's is no candidate, only named it is
+    if wish.job in PACKAGED:  # what lacks a package of the model's is no candidate, only named it is
         found = [env for env in found if all(map(env.provides, wish.needs))]
     return found
 
@@ -131,7 +130,7 @@ def _no_venv(env: Environment, host: Host) -> str | None:
 
 
 def _content(wish: Wish, env: Environment) -> str | None:
-    if wish.job == "export":
+    if wish.job in PACKAGED:
         missing = [package for package in wish.needs if not env.provides(package)]
         return f"it holds no {' and no '.join(missing)}" if missing else None
     if wish.job in ("build", "infer") and not env.tensorrt and wish.environment is None:
@@ -238,7 +237,7 @@ def _why(wish: Wish, count: int) -> str:
 
 
 def _kind(wish: Wish) -> str:
-    return f"with {' and '.join(wish.needs)}" if wish.job == "export" else "candidates"
+    return f"with {' and '.join(wish.needs)}" if wish.job in PACKAGED else "candidates"
 
 
 def _nothing_fits(wish: Wish, refused: Iterable[Refusal]) -> ResolutionError:

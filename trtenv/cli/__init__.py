@@ -23,6 +23,7 @@ COMMANDS = {
     "wrap": "trtenv.cli.wrap",
     "lint": "trtenv.cli.lint",
     "check": "trtenv.cli.check",
+    "infer": "trtenv.cli.infer",
     "dialect": "trtenv.cli.dialect",
     "env": "trtenv.cli.env",
     "shell": "trtenv.cli.shell",

@@ -62,8 +62,9 @@ class RunFlags(EnvFlags):
     gpus: Annotated[
         str | None, typer.Option(help="all, none, or indices and UUIDs: 0,1.", metavar="GPUS")
     ] = None
-    runtime: Annotated[
-        str | None, typer.Option(help="Container runtime, such as nvidia.", metavar="NAME")
+    # Not --runtime, as docker has it: there that means what runs a model.
+    container_runtime: Annotated[
+        str | None, typer.Option(help="Such as nvidia: docker run --runtime.", metavar="NAME")
     ] = None
     shm_size: Annotated[str | None, typer.Option(help="Size of /dev/shm: 16G.", metavar="SIZE")] = (
         None
@@ -93,7 +94,7 @@ class RunFlags(EnvFlags):
 
         return RunOptions(
             gpus=self.gpus,
-            runtime=self.runtime,
+            runtime=self.container_runtime,
             shm_size=parse_size(self.shm_size) if self.shm_size else None,
             memory=parse_size(self.memory) if self.memory else None,
             name=self.name,

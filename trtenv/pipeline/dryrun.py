@@ -11,9 +11,11 @@ from trtenv.dialect.build import Translation, study
 from trtenv.dialect.versions import split_flavour
 from trtenv.pipeline.convert import Outcome, Work
 from trtenv.pipeline.export import export_params
+from trtenv.pipeline.infer import InferSpec
 from trtenv.pipeline.onnxmodel import read_onnx
 from trtenv.pipeline.place import Place
 from trtenv.pipeline.request import BuildPlan, lint_for, staged_name, with_model
+from trtenv.pipeline.running import see, shown_params
 from trtenv.runners.container import ROOT, WORKER, inside, option_binds
 from trtenv.runners.protocol import JOBS_FOLDER
 from trtenv.spec.build import BuildSpec
@@ -43,6 +45,23 @@ def describe(work: Work) -> list[dict[str, Any]]:
         report = None if model is None else lint_for(fitted, work.onnx).to_dict()
         jobs.append({**found, "dialect": said, "lint": report})
     return jobs
+
+
+def running(kind: str, spec: InferSpec, place: Place) -> dict[str, Any]:
+    """One job that runs a model."""
+    see(place, spec.subject, spec.sources.paths)
+    docker = place.choice.runner == "docker"
+    binds = option_binds(place.options.mounts) if docker else []
+    files, staged, subject = {}, None, spec.subject
+    if subject.runtime == "onnxruntime" and subject.path is not None:
+        onnx = f"jobs/onnx/{subject.path.name}"
+        files[onnx] = str(subject.path)
+        staged = shown(onnx, place)
+
+    def path(source: Path) -> str:
+        return inside(source, binds) if docker else str(source)
+
+    return job(kind, spec.params(shown_params(subject, path, staged), path), place, files)
 
 
 def shown(name: str, place: Place) -> str:
