@@ -13,7 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
+from commands import run
 from filelock import FileLock
 from wheelhouse import make_wheel, served
 
@@ -281,6 +283,23 @@ def need_space(folder: Path, gigabytes: int) -> None:
 def test_tensorrt_rtx(shared_cache: Path, staging: Path) -> None:
     found = probe(real("rtx-1.7"), RunOptions(), shared_cache, staging)
     assert found["tensorrt-rtx"] == "1.7.1.116"
+
+
+@pytest.mark.parametrize(("command", "schema"), [("probe", "env-probe"), ("pull", "env-made")])
+def test_answers_keep_to_their_schemas(
+    shared_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    schema: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRTENV_CACHE_DIR", str(shared_cache))
+    code, answer, said = run(capsys, "env", command, "rtx-1.7", "--runner", "venv", "--json")
+    assert code == 0, said
+    path = Path(__file__).parents[2] / "docs" / "schemas" / f"{schema}.schema.json"
+    jsonschema.validate(json.loads(answer), json.loads(path.read_text(encoding="utf-8")))
 
 
 def test_tensorrt_rtx_with_torch(shared_cache: Path, staging: Path) -> None:

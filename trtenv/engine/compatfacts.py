@@ -22,14 +22,6 @@ RTX_DOCS: Final = (
 )
 
 
-class Finding(NamedTuple):
-    rule: str
-    verdict: str
-    message: str
-    hint: str | None
-    source: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where the engine shall run; None, or nothing, is what is left open. `driver_problem` is why the
