@@ -183,6 +183,7 @@ def test_any_raw_flags_give_notes_or_a_usage_error(
 
 # The rows themselves.
 
+CONTEXTS = ("typed", "refit", "exclude_lean_runtime")  # of dialect.build.implied
 KEYS = {"flavour", "since", "until", "value", "with", "unless", "graph", "api", "trtexec", "noop"}
 KEYS |= {"refused", "instead", "note", "source"}
 # What jobs/build.py does, and what is done to the graph before. Rows may say nothing else.
@@ -251,8 +252,8 @@ def test_each_row_is_whole(group: str, name: str, row: dict[str, Any]) -> None:
     assert len(row.keys() & {"refused", "noop"}) <= 1
     assert ("refused" in row) == ("instead" in row)
     assert row.keys() & {"api", "trtexec", "refused", "noop"}
-    assert row.get("with", "typed") in ("typed", "refit")
-    assert row.get("unless", "typed") in ("typed", "refit")
+    assert row.get("with", "typed") in CONTEXTS
+    assert row.get("unless", "typed") in CONTEXTS
     value = row.get("value", [])
     assert set(value if isinstance(value, list) else [value]) <= keys_of(name)
     for step, known in [(step, API) for step in row.get("api", ())] + [
@@ -281,7 +282,7 @@ def test_each_row_decides_something(group: str, name: str) -> None:
     """For some version, back end and value: a row behind rows that decide all is dead."""
     listed = list(rows(group)[name])
     deciding = set()
-    contexts = [frozenset(), frozenset({"typed"}), frozenset({"refit"})]
+    contexts = [frozenset(), *(frozenset({name}) for name in CONTEXTS)]
     for key, flavour, number, context, backend in product(
         keys_of(name), FIRST, set(versions_of(listed)), contexts, BACKENDS
     ):

@@ -186,9 +186,8 @@ def _through(
 
 def implied(spec: BuildSpec) -> frozenset[str]:
     typed = {"strongly_typed", "allow_weight_streaming"} & spec.wishes.keys()
-    return frozenset(
-        [*(["typed"] if typed else []), *(["refit"] if "refit" in spec.wishes else [])]
-    )
+    others = {"refit", "exclude_lean_runtime"} & spec.wishes.keys()
+    return frozenset([*(["typed"] if typed else []), *others])
 
 
 def wishes(spec: BuildSpec) -> Iterator[tuple[str, str | None, Any, bool]]:
