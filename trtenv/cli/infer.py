@@ -12,7 +12,7 @@ import typer
 from trtenv import console
 from trtenv.cli.jobflags import AnswerFlags
 from trtenv.cli.options import RunFlags, takes
-from trtenv.errors import UsageError
+from trtenv.errors import ResolutionError, UsageError
 
 if TYPE_CHECKING:
     from trtenv.pipeline.infer import InferSpec
@@ -63,7 +63,13 @@ class ModelFlags:
         """ArtifactError where the engine is known not to load there."""
         from trtenv.pipeline.running import place_for
 
-        place = place_for(subject, settings, env=self.env, trt=self.trt)
+        try:
+            place = place_for(subject, settings, env=self.env, trt=self.trt)
+        except ResolutionError as error:
+            if subject.runtime != "engine" or settings.host.gpus:
+                raise
+            hint = "without a GPU its ONNX file can be run: --runtime onnxruntime"
+            raise ResolutionError(error.message, hint=hint, details=error.details) from error
         console.say(f"{place.environment.name}: {place.choice.reason} ({place.choice.runner})")
         if subject.runtime == "engine" and subject.found and not self.unchecked:
             from trtenv.cli.check import this_machine, with_environment
@@ -257,6 +263,11 @@ def infer(
     sources = find_sources(inputs)
     subject = model_.subject(model)
     subject = subject._replace(task=task_.card(subject.task))
+    if sources.kind == "images" and subject.task is None and subject.model is None:
+        raise UsageError(
+            f"nothing says how images become the input of `{subject.name}`, nor what it answers",
+            hint="say what it does: --task classify, detect or segment",
+        )
     spec = InferSpec(
         subject=subject,
         sources=sources,
@@ -336,18 +347,18 @@ def in_a_line(entry: dict[str, Any]) -> str:
     """One result as people read it; the keys are those of jobs/vision's results."""
     if "error" in entry:
         return f"{entry['file']}: {entry['error']}"
+    def name(found: dict[str, Any]) -> str:
+        return str(found["class"] if found["label"] is None else found["label"])
+
     if "top" in entry:
-        told = [f"{top['label'] or top['index']} {top['score']:.3f}" for top in entry["top"]]
+        told = [f"{name(top)} {top['score']:.3f}" for top in entry["top"]]
     elif "detections" in entry:
         told = [
-            f"{box['label'] or box['index']} {box['score']:.2f} "
-            f"({', '.join(str(round(edge)) for edge in box['box'])})"
+            f"{name(box)} {box['score']:.2f} ({', '.join(str(round(edge)) for edge in box['box'])})"
             for box in entry["detections"]
         ] or ["nothing"]
-    elif "shares" in entry:
-        told = [
-            f"{share['label'] or share['index']} {share['share']:.1%}" for share in entry["shares"]
-        ]
+    elif "classes" in entry:
+        told = [f"{name(part)} {part['share']:.1%}" for part in entry["classes"]]
     else:
         told = [", ".join(f"{name} {shape}" for name, shape in entry.get("outputs", {}).items())]
     return f"{entry['file']}: {'; '.join(told)}"
