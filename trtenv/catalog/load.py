@@ -24,7 +24,7 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "kind": KINDS,
     "flavour": FLAVOURS,
-    "holds": ("tensorrt", "torch", "torchvision", "ultralytics", "yolov5"),
+    "holds": ("tensorrt", "onnxruntime", "torch", "torchvision", "ultralytics", "yolov5"),
     "arch": ("x86_64", "aarch64"),
     "confidence": ("measured", "stated", "inferred", "doubtful"),
 }

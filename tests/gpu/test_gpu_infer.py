@@ -1,0 +1,150 @@
+"""infer on this machine's GPU: the example models see what ONNX Runtime sees, from files to files.
+
+docs/gpu.md tells how to run, and the variables.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu_runs import (
+    ENVIRONMENTS,
+    ROOT,
+    TRAINING,
+    Built,
+    build,
+    digits_data,
+    digits_model,
+    environments,
+    record,
+    trtenv,
+)
+from PIL import Image
+
+pytestmark = pytest.mark.gpu
+
+DATA = ROOT / "examples" / "data"
+# A folder with coins_detect.onnx and coins_segment.onnx, exported elsewhere.
+EXPORTED = os.environ.get("TRTENV_GPU_ONNX")
+# TensorRT says why it does not load an engine; trtenv says what to do. The words of 8.5 and 8.6.
+EXPLAINED = re.compile("version|another TensorRT|rebuild", re.IGNORECASE)
+
+
+def infer(engine: Path, source: str, name: str, *options: str, code: int = 0) -> str:
+    done = trtenv(
+        "infer", str(engine), "-i", source, "-o", name, "--runner", "venv", "--force", *options,
+        cwd=engine.parent,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def speed(folder: Path) -> float:
+    return float(json.loads((folder / "infer.json").read_text())["run"]["images_per_second"])
+
+
+def built_digits(folder: Path, environment: str, *options: str) -> Built:
+    model = digits_model(folder / "digits.onnx", batch=None)
+    shapes = ("--shapes", "image:1x1x32x32..32x1x32x32..64x1x32x32")
+    built = build(environment, model, "digits-infer", *shapes, *options)
+    assert built.code == 0, built.said
+    return built
+
+
+def held_out_pictures(folder: Path) -> list[int]:
+    """As files, one for each of the held-out digits; returns their labels."""
+    images, labels = digits_data()
+    folder.mkdir()
+    for number, image in enumerate(images[TRAINING:]):
+        pixels = np.round(image[0] * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+    return [int(label) for label in labels[TRAINING:]]
+
+
+def classes(folder: Path) -> np.ndarray:
+    return np.array([entry["top"][0]["class"] for entry in results(folder)])
+
+
+@environments
+@pytest.mark.parametrize("options", [(), ("--cuda-graph",), ("--device-memory", "driver")])
+def test_digits_from_files(tmp_path: Path, environment: str, options: tuple[str, ...]) -> None:
+    """599 pictures in batches of 32: the last one is of 23."""
+    built = built_digits(tmp_path, environment)
+    labels = np.array(held_out_pictures(tmp_path / "in"))
+    flags = ("--task", "classify", "--save", "json")
+    infer(built.engine, "in", "engine", *flags, *options)
+    infer(built.engine, "in", "onnx", *flags, "--runtime", "onnxruntime", "--env", environment)
+    found, expected = classes(tmp_path / "engine"), classes(tmp_path / "onnx")
+    told = json.loads((tmp_path / "engine" / "infer.json").read_text())
+    record(
+        test="infer-digits", environment=environment, options=list(options),
+        accuracy=float((found == labels).mean()), same=float((found == expected).mean()),
+        images_per_second=speed(tmp_path / "engine"), runner=told["run"]["runner"],
+    )  # fmt: skip
+    assert (found == labels).mean() >= (expected == labels).mean() - 0.01
+    assert (found == expected).mean() > 0.99
+    assert told["environment"]["name"] == environment
+
+
+def overlap(one: list[float], other: list[float]) -> float:
+    left, top, right, bottom = (
+        np.maximum(one, other)[:2].tolist() + np.minimum(one, other)[2:].tolist()
+    )
+    inner = max(0.0, right - left) * max(0.0, bottom - top)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return inner / (sum(areas) - inner)
+
+
+@environments
+@pytest.mark.parametrize("kind", ["detect", "segment"])
+def test_coins_from_files(tmp_path: Path, environment: str, kind: str) -> None:
+    if not EXPORTED:
+        pytest.skip("no exported models: TRTENV_GPU_ONNX")
+    model = tmp_path / f"coins_{kind}.onnx"
+    model.write_bytes(Path(EXPORTED, model.name).read_bytes())
+    built = build(
+        environment, model, f"coins_{kind}-infer", "--shapes", "image:1x1x128x128..4x1x128x128"
+    )
+    assert built.code == 0, built.said
+    flags = ("--task", kind, "--size", "128x128", "--save", "json,pictures,sheet")
+    said = infer(built.engine, str(DATA / "coins*.png"), "engine", *flags)
+    more = ("--runtime", "onnxruntime", "--env", environment)
+    infer(built.engine, str(DATA / "coins*.png"), "onnx", *flags, *more)
+    pairs = zip(results(tmp_path / "engine"), results(tmp_path / "onnx"), strict=True)
+    for found, expected in pairs:
+        if kind == "detect":
+            boxes = [[box["box"] for box in entry["detections"]] for entry in (found, expected)]
+            assert len(boxes[0]) == len(boxes[1])
+            least = min(map(overlap, *boxes))
+        else:
+            shares = [[part["share"] for part in entry["classes"]] for entry in (found, expected)]
+            least = 1 - float(np.abs(np.subtract(*shares)).max())
+        record(test=f"infer-coins-{kind}", environment=environment, file=found["file"], least=least)
+        assert least > 0.98, said
+    assert (tmp_path / "engine" / "sheet.png").is_file()
+
+
+def test_an_engine_of_another_version(tmp_path: Path) -> None:
+    """check refuses it before anything is started; --unchecked has TensorRT's words explained."""
+    if len(ENVIRONMENTS) < 2:
+        pytest.skip("one environment is no other")
+    for environment, other in (ENVIRONMENTS[:2], ENVIRONMENTS[1::-1]):
+        folder = tmp_path / environment
+        folder.mkdir()
+        built = built_digits(folder, environment)
+        flags = ("--task", "classify", "--env", other)
+        picture = str(DATA / "digit_3.png")
+        refused = infer(built.engine, picture, "refused", *flags, code=7)
+        assert "will not run" in refused
+        assert "trtenv build" in refused
+        explained = infer(built.engine, picture, "tried", *flags, "--unchecked", code=6)
+        record(test="infer-other-version", environment=environment, other=other, said=explained)
+        assert EXPLAINED.search(explained)
