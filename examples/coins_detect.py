@@ -14,6 +14,10 @@ from torch import nn
 INPUT_NAMES = ("image",)
 OUTPUT_NAMES = ("predictions",)
 SHAPES = "image:1x1x128x128"
+TASK = "detection"
+LABELS = ("coin",)
+LAYOUT = "yolov8"
+PREPROCESS = {"resize": "letterbox", "colour": "grey", "scale": 1 / 255, "multiple": 8}
 
 STRIDE = 8
 

@@ -12,6 +12,10 @@ from torch import nn
 INPUT_NAMES = ("image",)
 OUTPUT_NAMES = ("mask",)
 SHAPES = "image:1x1x128x128"
+TASK = "segmentation"
+LABELS = ("background", "coin")
+LAYOUT = "logits"
+PREPROCESS = {"resize": "letterbox", "colour": "grey", "scale": 1 / 255, "multiple": 8}
 
 
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

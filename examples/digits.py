@@ -11,6 +11,10 @@ from torch import nn
 INPUT_NAMES = ("image",)
 OUTPUT_NAMES = ("logits",)
 SHAPES = "image:1x1x32x32"
+TASK = "classification"
+LABELS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+LAYOUT = "logits"
+PREPROCESS = {"resize": "stretch", "size": (32, 32), "colour": "grey", "scale": 1 / 255}
 
 
 def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -272,6 +272,8 @@ def test_yolov5_is_prepared_by_its_own_script(worker: Worker, files: Path) -> No
     found = {entry.key: entry.value for entry in onnx.load(done.file).metadata_props}
     assert found["names"] == "{0: 'coin', 1: 'hand'}"
     assert found["stride"] == "16"
+    assert json.loads(found["trtenv.task"]) == done.values["task"]
+    assert done.values["task"]["labels"] == ["coin", "hand"]
     assert not (files / "touched").exists()
 
 
@@ -285,3 +287,23 @@ def test_ultralytics_is_prepared_by_its_own_exporter(worker: Worker, tmp_path: P
     found = {entry.key: entry.value for entry in onnx.load(done.file).metadata_props}
     assert found["task"] == "detect"
     assert "date" not in found
+    pixels = {"resize": "letterbox", "colour": "rgb", "pad": 114, "multiple": 32}
+    card = {"kind": "detection", "labels": ["coin"], "preprocess": pixels}
+    assert json.loads(found["trtenv.task"]) == done.values["task"] == card
+
+
+def test_the_task_card_is_the_models_and_the_users(worker: Worker, tmp_path: Path) -> None:
+    stated = "TASK = 'classify'\nLABELS = 'abcdef'\n"
+    (tmp_path / "layers.py").symlink_to(MODELS / "layers.py")
+    (tmp_path / "stated.py").write_text(NET.read_text() + stated)
+    wrong = worker.error(tmp_path / "stated.py")
+    assert wrong["message"] == "`stated.py`: LABELS is wrong: 'abcdef'"
+    (tmp_path / "stated.py").write_text(NET.read_text() + "TASK = 'classify'\n")
+    names = {"labels": list("abcde"), "preprocess": {"pad": 0}}
+    done = worker.export(tmp_path / "stated.py", task=names)
+    assert done.values["task"] == {"kind": "classification", **names}
+    (entry,) = [e for e in onnx.load(done.file).metadata_props if e.key == "trtenv.task"]
+    assert json.loads(entry.value) == done.values["task"]
+    assert worker.export(NET).values["task"] is None
+    error = worker.error(NET, task={"labels": ["a"] * 4, "kind": "classification"})
+    assert error["message"] == "4 labels for the 5 classes of the output"

@@ -6,12 +6,15 @@ python test_jobs_export_pure.py runs every test here with nothing but the standa
 # Python 3.6 reads this, so:
 # ruff: noqa: ANN001, ANN002, ANN003, ANN201, ANN202, PTH100, PTH103, PTH110, PTH118, PTH120, PTH123, PYI024, UP031
 
+import enum
 import os
 import pickle
 import sys
 import tempfile
+import typing
 import zipfile
 from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
 
 JOBS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "trtenv", "jobs")
 sys.path.insert(0, os.path.abspath(JOBS))
@@ -21,6 +24,7 @@ import export_inputs
 import exporters
 import models
 import onnx_check
+import taskcards
 from worker import JobError
 
 RANGE = {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}
@@ -265,6 +269,174 @@ def test_every_limit_of_the_tolerance_must_hold_above_the_noise():
     assert refused(lambda: verdict(float("inf"), 0.0)).message.startswith(
         "output `y` is NaN or inf"
     )
+
+
+def test_the_task_card_of_a_model_file():
+    def card(**constants):
+        return taskcards.of_constants(constants, "net.py", [])
+
+    assert card(TASK="detect", LABELS={1: "b", "0": "a"}) == {
+        "kind": "detection",
+        "labels": ["a", "b"],
+    }
+    pixels = {"size": (32, 32), "scale": 1, "std": None}
+    assert card(TASK="classification", LAYOUT="logits", PREPROCESS=pixels) == {
+        "kind": "classification",
+        "layout": "logits",
+        "preprocess": {"size": [32, 32], "scale": 1.0},
+    }
+    notes = []
+    assert taskcards.of_constants({"LABELS": ["a"], "SHAPES": "1x3"}, "net.py", notes) is None
+    assert notes == ["LABELS of `net.py` is not used: it has no TASK"]
+
+
+def test_wrong_constants_of_a_task_are_named():
+    for constants, message, hint in (
+        ({"TASK": "pose"}, "TASK is wrong: 'pose'", "one of classification, detection"),
+        ({"TASK": ["a"]}, "TASK is wrong: ['a']", "one of classification"),
+        ({"LABELS": "coin"}, "LABELS is wrong: 'coin'", "a list of texts"),
+        ({"LABELS": []}, "LABELS is wrong: []", "a list of texts"),
+        ({"LABELS": {1: "a"}}, "LABELS is wrong: {1: 'a'}", "0, 1, 2 and so on"),
+        ({"LAYOUT": "yolo"}, "LAYOUT is wrong: 'yolo'", "yolov5, yolov8"),
+        ({"PREPROCESS": "rgb"}, "PREPROCESS is wrong: 'rgb'", "a dict with some of colour, crop"),
+        ({"PREPROCESS": {"sice": 3}}, "a key of PREPROCESS is wrong: 'sice'", "size, std"),
+        ({"PREPROCESS": {"size": 0}}, "PREPROCESS['size'] is wrong: 0", "positive whole number"),
+        ({"PREPROCESS": {"crop": [1]}}, "PREPROCESS['crop'] is wrong: [1]", "[HEIGHT, WIDTH]"),
+        ({"PREPROCESS": {"std": [0]}}, "PREPROCESS['std'] is wrong: [0]", "other than 0"),
+        ({"PREPROCESS": {"mean": 0.5}}, "PREPROCESS['mean'] is wrong: 0.5", "a list of one number"),
+        ({"PREPROCESS": {"pad": 0.5}}, "PREPROCESS['pad'] is wrong: 0.5", "0 to 255"),
+        ({"PREPROCESS": {"scale": 10**999}}, "PREPROCESS['scale'] is wrong: 1000", ""),
+        ({"PREPROCESS": {"scale": float("nan")}}, "PREPROCESS['scale'] is wrong: nan", "a number"),
+    ):
+        given = dict({"TASK": "detection"}, **constants)
+        error = refused(taskcards.of_constants, given, "net.py", [])
+        assert error.kind == "task"
+        assert error.message.startswith("`net.py`: " + message), error.message
+        assert hint in error.hint
+
+
+def test_what_the_user_says_of_a_task_comes_first():
+    own = {"kind": "detection", "labels": ["a"], "preprocess": {"pad": 0, "size": 3}}
+    merged = taskcards.merged
+    assert merged(own, {}) is own
+    assert merged(None, {}) is None
+    assert merged(own, {"labels": ["b"]}) == dict(own, labels=["b"])
+    assert merged(own, {"preprocess": {"size": 4}})["preprocess"] == {"pad": 0, "size": 4}
+    assert merged(own, {"kind": "classification"}) == {"kind": "classification"}
+    error = refused(merged, None, {"labels": ["b"], "layout": "logits"})
+    assert "labels and layout mean nothing" in error.message
+    assert error.hint == "add --task: classification, detection, segmentation"
+
+
+def test_labels_are_as_many_as_classes():
+    def fit(card, said, *shapes):
+        return taskcards.with_fitting_labels(card, said, shapes, notes)
+
+    notes = []
+    two = {"kind": "classification", "labels": ["a", "b"]}
+    assert fit(two, True, (4, 2)) is two
+    assert fit(two, True, (4, 1)) is two  # one score for two classes
+    assert fit(two, False, (4, 3)) == {"kind": "classification"}
+    assert notes == ["no labels: there would be 2 labels for the 3 classes of the output"]
+    assert refused(fit, two, True, (4, 3)).hint.startswith("give one label for each class")
+    boxes = dict(two, kind="detection", layout="yolov8")
+    assert fit(boxes, True, (1, 6, 80)) is boxes
+    assert fit(boxes, True, (1, 38, 80), (1, 32, 8, 8)) is boxes  # masks: not to be told
+    assert refused(fit, boxes, True, (1, 5, 80)).kind == "task"
+    assert refused(fit, dict(boxes, layout="yolov5"), True, (1, 80, 6)).kind == "task"
+    mask = dict(two, kind="segmentation")
+    assert fit(mask, True, (1, 2, 8, 8), (1, 21, 8, 8)) is mask
+    assert refused(fit, mask, True, (1, 3, 8, 8)).kind == "task"
+
+
+class Presets(enum.Enum):
+    url = property(lambda self: self.value[0])
+    transforms = property(lambda self: lambda: self.value[1])
+    meta = property(lambda self: {"categories": ["cat", "dog"]})
+
+
+NUMBERS = {"mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+def builder_with(*named):
+    """A function as torchvision's builders are; each of its weights is (name, its preset's class)."""
+    presets = []
+    for name, kind in named:
+        numbers = dict(NUMBERS, resize_size=[232], crop_size=[224])
+        preset = type(kind, (SimpleNamespace,), {})(
+            interpolation=SimpleNamespace(value="bicubic"), **numbers
+        )
+        presets.append((name, ("https://x/%s.pth" % name, preset)))
+    weights = Presets("Weights", [*presets, ("DEFAULT", presets[0][1])])
+
+    def builder(weights=None):
+        raise NotImplementedError
+
+    builder.__annotations__["weights"] = typing.Optional[weights]  # noqa: UP045
+    return builder
+
+
+def test_the_task_card_of_torchvisions_weights():
+    def of(builder, weights=None):
+        return taskcards.of_torchvision(builder, weights)
+
+    classify = of(builder_with(("a", "ImageClassification")), "DEFAULT")
+    numbers = dict(NUMBERS, colour="rgb", interpolation="bicubic")
+    assert classify == {
+        "kind": "classification",
+        "labels": ["cat", "dog"],
+        "layout": "logits",
+        "preprocess": dict(numbers, resize="shorter", size=232, crop=[224, 224]),
+    }
+    masks = of(builder_with(("a", "SemanticSegmentation")))
+    assert masks["preprocess"] == dict(numbers, resize="stretch", size=[232, 232])
+    assert of(builder_with(("a", "ObjectDetection")))["layout"] == "boxes-labels-scores"
+    assert of(builder_with(("a", "VideoClassification"))) is None
+    older = builder_with(("v2", "ObjectDetection"), ("v1", "ImageClassification"))
+    assert of(older, "/weights/v1.pth") == classify
+    assert of(older, "/weights/own.pth")["kind"] == "detection"
+
+    scaled = taskcards.for_input(classify, [320, 448])["preprocess"]
+    assert (scaled["size"], scaled["crop"]) == (331, [320, 448])
+    assert taskcards.for_input(classify, [224, 224]) is classify
+    assert taskcards.for_input(masks, [64, 32])["preprocess"]["size"] == [64, 32]
+
+
+def test_torchvision_without_presets_has_imagenets_for_classification():
+    def builder(pretrained=False):
+        raise NotImplementedError
+
+    def without(weights=None):
+        raise NotImplementedError
+
+    builder.__module__ = "torchvision.models.resnet"
+    card = taskcards.of_torchvision(builder, None)
+    assert (card["kind"], card["preprocess"]["size"]) == ("classification", 256)
+    assert "labels" not in card
+    builder.__module__ = "torchvision.models.segmentation.segmentation"
+    assert taskcards.of_torchvision(builder, None) is None
+    assert taskcards.of_torchvision(without, None) is None
+
+
+def test_the_task_card_of_a_yolov5():
+    def of(kind, names, *size):
+        return taskcards.of_yolov5(type(kind, (), {"names": names})(), list(size), 32)
+
+    card = of("DetectionModel", {0: "coin", 1: "hand"}, 480, 640)
+    assert (card["kind"], card["labels"]) == ("detection", ["coin", "hand"])
+    assert card["layout"] == "yolov5"
+    pixels = {
+        "resize": "letterbox",
+        "colour": "rgb",
+        "pad": 114,
+        "size": [480, 640],
+        "multiple": 32,
+    }
+    assert card["preprocess"] == pixels
+    card = of("ClassificationModel", ["coin"], 224, 224)
+    assert card["preprocess"]["crop"] == [224, 224]
+    assert card["preprocess"]["std"] == [0.229, 0.224, 0.225]
+    assert of("PoseModel", ["coin"], 224, 224) is None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from trtenv.cli.jobflags import (
     ExportFlags,
     ShapeFlags,
     TargetFlags,
+    TaskFlags,
 )
 from trtenv.cli.options import RunFlags, takes
 from trtenv.errors import ModelRefused, UsageError
@@ -54,6 +55,7 @@ Extra = Annotated[
     shape=ShapeFlags,
     build_=BuildFlags,
     export_=ExportFlags,
+    task=TaskFlags,
     run=RunFlags,
     answer=AnswerFlags,
 )
@@ -66,6 +68,7 @@ def convert(
     shape: ShapeFlags,
     build_: BuildRequest,
     export_: ExportFlags,
+    task: TaskFlags,
     run: RunFlags,
     answer: AnswerFlags,
 ) -> None:
@@ -89,6 +92,7 @@ def convert(
     if not plans and not answer.dry_run:
         finish(refused, answer)
     onnx = ref.path if ref.kind == "onnx" and ref.path else folder / f"{ref.stem}.onnx"
+    card = card_for(onnx, task) if ref.kind == "onnx" else None
     work = Work(
         onnx=onnx,
         export=None,
@@ -100,13 +104,20 @@ def convert(
     if ref.kind != "onnx":
         versions = [plan.place.target for plan in plans]
         limit = choose_max_opset(versions, export_.opset)
-        exported = export_.spec(ref, hull(profiles), limit, onnx)
+        exported = export_.spec(ref, hull(profiles), limit, onnx, task.wish())
         place = export_place(exported, plans, settings, export_.export_env)
         work = work._replace(export=exported, export_place=place)
-    perform(work, answer)
+    perform(work, answer, card)
 
 
-@takes(shape=ShapeFlags, target=TargetFlags, export_=ExportFlags, run=RunFlags, answer=AnswerFlags)
+@takes(
+    shape=ShapeFlags,
+    target=TargetFlags,
+    export_=ExportFlags,
+    task=TaskFlags,
+    run=RunFlags,
+    answer=AnswerFlags,
+)
 def export(
     model: Annotated[str, MODEL],
     output: Output = None,
@@ -114,6 +125,7 @@ def export(
     shape: ShapeFlags,
     target: TargetFlags,
     export_: ExportFlags,
+    task: TaskFlags,
     run: RunFlags,
     answer: AnswerFlags,
 ) -> None:
@@ -133,12 +145,20 @@ def export(
         finish(refused, answer)
     versions = [plan.place.target for plan in plans]
     file = output_file(output, (".onnx",)) or output_folder(output) / f"{ref.stem}.onnx"
-    spec = export_.spec(ref, shapes, choose_max_opset(versions, export_.opset), file)
+    limit = choose_max_opset(versions, export_.opset)
+    spec = export_.spec(ref, shapes, limit, file, task.wish())
     place = export_place(spec, plans, settings, export_.export_env)
     perform(Work(onnx=spec.output, export=spec, export_place=place, plans=()), answer)
 
 
-@takes(target=TargetFlags, shape=ShapeFlags, build_=BuildFlags, run=RunFlags, answer=AnswerFlags)
+@takes(
+    target=TargetFlags,
+    shape=ShapeFlags,
+    build_=BuildFlags,
+    task=TaskFlags,
+    run=RunFlags,
+    answer=AnswerFlags,
+)
 def build(
     onnx: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="MODEL.onnx")],
     extra: Extra = None,
@@ -147,6 +167,7 @@ def build(
     target: TargetFlags,
     shape: ShapeFlags,
     build_: BuildRequest,
+    task: TaskFlags,
     run: RunFlags,
     answer: AnswerFlags,
 ) -> None:
@@ -170,6 +191,7 @@ def build(
 
     spec = build_.spec(shape.profiles(), extra or ())
     check_single(spec, targets)
+    card = card_for(ref.path, task)
     plans, refused = plan_engines(targets, spec, settings, name)
     if not plans and not answer.dry_run:
         finish(refused, answer)
@@ -184,7 +206,19 @@ def build(
             named=file,
         ),
         answer,
+        card,
     )
+
+
+def card_for(onnx: Path, task: TaskFlags) -> dict[str, Any] | None:
+    """The task card of engines from this file, where options change it: known before they are built."""
+    wish = task.wish()
+    if not wish or not onnx.exists():
+        return None
+    from trtenv.engine.taskmeta import card_of_metadata, merged
+    from trtenv.pipeline.onnxmodel import read_onnx
+
+    return merged(card_of_metadata(read_onnx(onnx).metadata), wish)
 
 
 def check_single(spec: BuildSpec, targets: Sequence[Target]) -> None:
@@ -209,14 +243,20 @@ def output_folder(output: Path | None) -> Path:
     return output or Path()
 
 
-def perform(work: Work, answer: AnswerFlags) -> None:
+def perform(work: Work, answer: AnswerFlags, card: dict[str, Any] | None = None) -> None:
     if answer.dry_run:
         from trtenv.pipeline.dryrun import describe, unplaced
 
         shown, refused = unplaced(work)
         show_jobs([*describe(work), *shown], refused, answer)
     else:
-        finish(carry_out(work), answer)
+        outcomes = carry_out(work)
+        for outcome in outcomes if card else ():
+            if card and outcome.output and not outcome.error:
+                from trtenv.pipeline.enginestamp import restamp
+
+                outcome.stamp = restamp(outcome.output, card)
+        finish(outcomes, answer)
 
 
 def show_jobs(jobs: list[dict[str, Any]], refused: Sequence[Outcome], answer: AnswerFlags) -> None:

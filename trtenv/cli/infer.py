@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trtenv import console
-from trtenv.cli.jobflags import AnswerFlags
+from trtenv.cli.jobflags import AnswerFlags, TaskFlags
 from trtenv.cli.options import RunFlags, takes
 from trtenv.errors import ResolutionError, UsageError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from trtenv.pipeline.infer import InferSpec
     from trtenv.pipeline.place import Place, Settings
     from trtenv.pipeline.running import Subject
-    from trtenv.spec.task import TaskCard
 
 SOME_FAILED = 13
 # Results that a terminal gets; the files have them all.
@@ -81,67 +80,6 @@ class ModelFlags:
                     check(subject.found, with_environment(this_machine(), place.environment))
                 )
         return place
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskFlags:
-    """What the model does, where neither it nor its stamp says."""
-
-    task: Annotated[
-        str | None, typer.Option(help="classify, detect or segment.", metavar="KIND")
-    ] = None
-    labels: Annotated[
-        Path | None, typer.Option(help="One label a line, or JSON.", metavar="FILE")
-    ] = None
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the outputs: logits, probabilities, yolov5, yolov8, end2end, efficient-nms, "
-            "boxes-labels-scores.",
-            metavar="NAME",
-        ),
-    ] = None
-    preprocess: Annotated[
-        str | None,
-        typer.Option(
-            help='JSON, or a file of it: {"resize": "letterbox", "mean": [0.5], ...}.',
-            metavar="JSON",
-        ),
-    ] = None
-
-    def card(self, known: TaskCard | None) -> TaskCard | None:
-        """What is known, with what is said here."""
-        from trtenv.spec.task import TaskCard, read_labels
-
-        said = {
-            "labels": read_labels(self.labels) if self.labels else None,
-            "layout": self.layout,
-            "preprocess": parse_preprocess(self.preprocess) if self.preprocess else None,
-        }
-        if self.task is not None:
-            fresh = TaskCard.from_dict({"kind": self.task})
-            known = fresh if known is None or known.kind != fresh.kind else known
-        if known is None:
-            if any(value is not None for value in said.values()):
-                raise UsageError(
-                    "nothing says what the model does", hint="--task classify, detect or segment"
-                )
-            return None
-        return known.merged(**said)  # type: ignore[arg-type]
-
-
-def parse_preprocess(text: str) -> dict[str, Any]:
-    from trtenv.spec.task import Preprocess, read_preprocess
-
-    if not text.lstrip().startswith("{"):
-        return read_preprocess(Path(text))
-    try:
-        document = json_module.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--preprocess: no JSON: {error}") from error
-    Preprocess.from_dict(document)
-    assert isinstance(document, dict)
-    return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +200,7 @@ def infer(
 
     sources = find_sources(inputs)
     subject = model_.subject(model)
-    subject = subject._replace(task=task_.card(subject.task))
+    subject = with_task(subject, task_)
     if sources.kind == "images" and subject.task is None and subject.model is None:
         raise UsageError(
             f"nothing says how images become the input of `{subject.name}`, nor what it answers",
@@ -296,6 +234,18 @@ def infer(
         show(spec, summary)
     if summary["run"]["failed"]:
         raise typer.Exit(SOME_FAILED)
+
+
+def with_task(subject: Subject, flags: TaskFlags) -> Subject:
+    """With the card that is known and what the flags say better; a PyTorch model's is inside."""
+    wish = flags.wish()
+    if not wish:
+        return subject
+    from trtenv.engine.taskmeta import merged
+    from trtenv.spec.task import TaskCard
+
+    known = subject.task.to_dict() if subject.task else None
+    return subject._replace(task=TaskCard.from_dict(merged(known, wish)))
 
 
 def parse_image_size(text: str | None) -> tuple[int, int] | str | None:
@@ -347,6 +297,7 @@ def in_a_line(entry: dict[str, Any]) -> str:
     """One result as people read it; the keys are those of jobs/vision's results."""
     if "error" in entry:
         return f"{entry['file']}: {entry['error']}"
+
     def name(found: dict[str, Any]) -> str:
         return str(found["class"] if found["label"] is None else found["label"])
 

@@ -1,6 +1,6 @@
 """The options of export, build and convert, as values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,7 +140,12 @@ class ExportFlags:
     ] = None
 
     def spec(
-        self, model: ModelRef, shapes: dict[str, ShapeRange], max_opset: int, output: Path
+        self,
+        model: ModelRef,
+        shapes: dict[str, ShapeRange],
+        max_opset: int,
+        output: Path,
+        task: Mapping[str, Any],
     ) -> ExportSpec:
         for name, value, known in (
             ("exporter", self.exporter, ("auto", "torchscript", "dynamo")),
@@ -159,7 +164,53 @@ class ExportFlags:
             verify=self.verify,
             tolerance={**TOLERANCE, "rel": self.tolerance},
             output=output,
+            task=task,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFlags:
+    """What the model's images and outputs mean, where it does not say so itself."""
+
+    task: Annotated[
+        str | None, typer.Option(help="classify, detect or segment.", metavar="KIND")
+    ] = None
+    labels: Annotated[
+        Path | None, typer.Option(help="One label a line, or JSON.", metavar="FILE")
+    ] = None
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the outputs: logits, probabilities, yolov5, yolov8, end2end, efficient-nms, "
+            "boxes-labels-scores.",
+            metavar="NAME",
+        ),
+    ] = None
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help='JSON, or a file of it: {"resize": "letterbox", "mean": [0.5], ...}.',
+            metavar="JSON",
+        ),
+    ] = None
+
+    def wish(self) -> dict[str, Any]:
+        """Those keys of a task card that are said. UsageError where a value is none that it may have."""
+        if self == TaskFlags():
+            return {}
+        from trtenv.spec.task import KINDS, SHORT, TaskCard, parse_preprocess, read_labels
+
+        found: dict[str, Any] = {}
+        if self.task is not None:
+            found["kind"] = SHORT.get(self.task, self.task)
+        if self.labels is not None:
+            found["labels"] = list(read_labels(self.labels))
+        if self.layout is not None:
+            found["layout"] = self.layout
+        if self.preprocess is not None:
+            found["preprocess"] = parse_preprocess(self.preprocess)
+        TaskCard.from_dict({"kind": KINDS[0], **found})
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

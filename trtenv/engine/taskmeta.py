@@ -7,6 +7,7 @@ and in stamps. Strangers write all of these: what is no card is none, and reader
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -66,17 +67,16 @@ def merged(card: Mapping[str, Any] | None, wish: Mapping[str, Any]) -> Card:
 def _of_ultralytics(metadata: Mapping[str, Any]) -> Card | None:
     """As its exporter writes it (ultralytics/engine/exporter.py); its letterbox and
     classify_transforms are in ultralytics/data/augment.py."""
-    told = {key: _literal(value) for key, value in metadata.items()}
-    task, names = told.get("task"), told.get("names")
+    task = metadata.get("task")
     kind = SHORT.get(task) if isinstance(task, str) else None
-    story = f"{told.get('head')} {told.get('description')}".lower()
+    story = f"{metadata.get('head')} {metadata.get('description')}".lower()
     if kind is None or "rtdetr" in story:  # whose boxes are in no layout known here
         return None
+    keys = ("names", "imgsz", "stride", "channels", "end2end", "args")
+    told = {key: _literal(metadata[key]) for key in keys if key in metadata}
     card: Card = {"kind": kind}
-    try:
-        card["labels"] = list(as_labels(names))
-    except UsageError:
-        pass
+    with contextlib.suppress(UsageError):
+        card["labels"] = list(as_labels(told.get("names")))
     colour = {1: "grey", 3: "rgb"}.get(_count(told.get("channels")) or 3)
     pixels: dict[str, Any] = {"colour": colour} if colour else {}
     imgsz = told.get("imgsz")

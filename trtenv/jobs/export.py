@@ -18,6 +18,7 @@ import model_runs
 import models
 import onnx_check
 import probe
+import taskcards
 from worker import JobError
 
 DEFAULT_TOLERANCE = {"rel": 1e-4}
@@ -32,6 +33,7 @@ class Task(object):
         path = params["model"].get("path")
         self.folder = os.path.dirname(os.path.abspath(path)) if path else None
         self.loaded = self.inputs = self.labels = self.names = self.callable = self.example = None
+        self.card = None
         self.cases = []
 
     @property
@@ -92,6 +94,17 @@ def load_model(task):
         names = preset
     task.inputs = export_inputs.make_inputs(loaded.signature, shapes, dtypes, names)
     task.labels = export_inputs.axis_labels(task.inputs)
+    card, images = loaded.card, [entry for entry in task.inputs if len(entry.sizes["opt"]) == 4]
+    if card and images and not loaded.card_stated:
+        card = taskcards.for_input(card, list(images[0].sizes["opt"][2:]))
+    task.card = taskcards.merged(card, params.get("task") or {})
+
+
+def check_labels(task):
+    if task.card:
+        said = task.loaded.card_stated or "labels" in (task.params.get("task") or {})
+        shapes = [value.shape for _, value in task.cases[0].outputs]
+        task.card = taskcards.with_fitting_labels(task.card, said, shapes, task.notes)
 
 
 def attempt(task, exporter, opset):
@@ -139,6 +152,8 @@ def finish(task, facts, model, path, big):
     properties.update(params.get("metadata") or {})
     for key in ("exporter", "opset", "inputs", "outputs"):
         properties["trtenv." + key] = facts[key]
+    if task.card:
+        properties["trtenv.task"] = task.card
     properties["trtenv.torch"] = str(task.torch.__version__)
     properties["trtenv.shapes"] = {entry.name: entry.sizes for entry in task.inputs}
     onnx_check.stamp(onnx, model, properties)
@@ -234,6 +249,7 @@ def publish(task, facts):
         samples="samples.npz" if task.params.get("save_samples") else None,
         shapes={entry.name: entry.sizes for entry in task.inputs},
         parameters=task.parameters(),
+        task=task.card,
         notes=sorted(set(task.notes), key=task.notes.index),
         environment=probe.stamp_facts(libraries),
     )
@@ -254,6 +270,7 @@ def run(params, io):
             seed_everything(torch, params.get("seed") or 0)
             load_model(task)
             model_runs.run_cases(task)
+            check_labels(task)
             facts = export(task)
             values = publish(task, facts)
             values["source_files"] = source_files()

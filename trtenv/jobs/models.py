@@ -14,6 +14,7 @@ import sysconfig
 import traceback
 
 import checkpoints
+import taskcards
 import yolo
 from export_inputs import Signature, read_signature, show
 from worker import JobError
@@ -23,7 +24,10 @@ TRACE_FRAMES = 12
 
 
 class Loaded(object):
-    """A module on the CPU and what is known of it; `program` is set for torch.export files."""
+    """A module on the CPU and what is known of it; `program` is set for torch.export files.
+
+    card: what its images and outputs mean; card_stated: whether the model's owner says so, not a library.
+    """
 
     def __init__(self, module, signature, **known):
         self.module = module
@@ -34,6 +38,8 @@ class Loaded(object):
         self.metadata = known.get("metadata", {})
         self.program = known.get("program")
         self.scripted = known.get("scripted", False)
+        self.card = known.get("card")
+        self.card_stated = known.get("card_stated", False)
 
 
 # What a factory reads beside its file, such as weights: a change of it is a change of the model.
@@ -199,7 +205,10 @@ def load_python(torch, spec, shapes, work, notes):
         checkpoints.load_weights(torch, model, spec["weights"], notes)
     keys = ("INPUT_NAMES", "OUTPUT_NAMES", "SHAPES", "DTYPES")
     constants = {key: getattr(module, key) for key in keys if hasattr(module, key)}
-    return Loaded(model, signature_of(model), constants=constants)
+    card = taskcards.of_constants(vars(module), file, notes)
+    return Loaded(
+        model, signature_of(model), constants=constants, card=card, card_stated=card is not None
+    )
 
 
 def import_file(path):
@@ -259,7 +268,8 @@ def load_torchvision(torch, spec, shapes, work, notes):
         checkpoints.load_weights(torch, model, weights, notes)
     elif not weights:
         notes.append("torchvision's `%s` has random weights: none were given" % spec["name"])
-    return Loaded(model, signature_of(model))
+    card = taskcards.of_torchvision(builder, weights)
+    return Loaded(model, signature_of(model), card=card)
 
 
 def find_builder(models, name):
@@ -333,7 +343,7 @@ def load_pickled(torch, spec, shapes, work, notes):
 
 def load_yolo(torch, spec, shapes, work, notes):
     prepare = {"ultralytics": yolo.prepare_ultralytics, "yolov5": yolo.prepare_yolov5}[spec["kind"]]
-    captured, metadata = prepare(torch, spec, shapes, work, notes)
+    captured, metadata, card = prepare(torch, spec, shapes, work, notes)
     module = captured["model"]
     names = {key: captured.get(key) for key in ("input_names", "output_names")}
-    return Loaded(module, signature_of(module), metadata=metadata, **names)
+    return Loaded(module, signature_of(module), metadata=metadata, card=card, **names)

@@ -14,6 +14,7 @@ import sys
 import traceback
 
 import checkpoints
+import taskcards
 from worker import JobError
 
 YOLOV5_FOLDER = "/usr/src/app"  # of the ultralytics/yolov5 images
@@ -90,6 +91,7 @@ def local_copy(spec, work, project):
 
 
 def prepare_ultralytics(torch, spec, shapes, work, notes):
+    """What torch.onnx.export was to get, Ultralytics' metadata as text, and the task card or None."""
     batch, height, width, dynamic = image_size(shapes)
     try:
         ultralytics = importlib.import_module("ultralytics")
@@ -112,7 +114,8 @@ def prepare_ultralytics(torch, spec, shapes, work, notes):
         model.export(format="onnx", device="cpu", simplify=False, **size)
     metadata = dict(getattr(exporters[0], "metadata", None) or {}) if exporters else {}
     metadata.pop("date", None)  # the file depends on the model alone
-    return box, {key: str(value) for key, value in metadata.items()}
+    texts = {key: str(value) for key, value in metadata.items()}
+    return box, texts, taskcards.of_ultralytics(metadata)
 
 
 def repository_of(spec):
@@ -120,6 +123,7 @@ def repository_of(spec):
 
 
 def prepare_yolov5(torch, spec, shapes, work, notes):
+    """The same, by YOLOv5's own script."""
     script = os.path.join(repository_of(spec), "export.py")
     if not os.path.exists(script):
         raise JobError(
@@ -137,4 +141,5 @@ def prepare_yolov5(torch, spec, shapes, work, notes):
     names = getattr(box["model"], "names", None)
     stride = getattr(box["model"], "stride", None)
     found = {"names": names, "stride": None if stride is None else int(max(stride))}
-    return box, {key: str(value) for key, value in found.items() if value is not None}
+    texts = {key: str(value) for key, value in found.items() if value is not None}
+    return box, texts, taskcards.of_yolov5(box["model"], [height, width], found["stride"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trtenv import __version__
+from trtenv import __version__, console
 from trtenv.engine.digests import file_digest
-from trtenv.engine.stamp import read_stamp
-from trtenv.errors import ArtifactError
+from trtenv.engine.stamp import read_stamp, render, stamp_path
+from trtenv.engine.taskmeta import card_of_metadata, merged
+from trtenv.errors import ArtifactError, HostError, UsageError
 from trtenv.pipeline.onnxmodel import OnnxModel
 from trtenv.pipeline.place import now
 from trtenv.pipeline.request import BuildPlan, build_key, inside, say
+from trtenv.pipeline.staging import sole_writer
 from trtenv.spec import values
 from trtenv.spec.options import BY_NAME
 
@@ -52,6 +55,7 @@ def engine_stamp(
             "onnx": {"name": model.path.name, "sha256": model.sha256, "opset": model.opset},
             "model": model_story(model.path),
         },
+        "task": task_of(model),
         "environment": {
             "name": env.name,
             "runner": plan.place.choice.runner,
@@ -77,6 +81,36 @@ def engine_stamp(
         },
         "targets": targets(plan, header.version, devices),
     }
+
+
+def task_of(model: OnnxModel) -> dict[str, Any] | None:
+    """The card in the ONNX file's metadata, if it is one: a build needs none, and says what is wrong."""
+    card = card_of_metadata(model.metadata)
+    try:
+        return merged(card, {}) if card else None
+    except UsageError as error:
+        console.say(f"note: what `{model.path}` says of its task is not used: {error.message}")
+        return None
+
+
+def restamp(engine: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's stamp, with this task card: no byte of an engine depends on it."""
+    with sole_writer(engine):
+        stamp = read_stamp(engine) or {}
+        if stamp.get("task") == card:
+            return stamp
+        stamp = {**stamp, "task": dict(card)}
+        part = engine.with_name(f".trtenv-{os.getpid()}-{engine.name}.stamp")
+        try:
+            part.write_text(render(stamp), encoding="utf-8")
+            part.replace(stamp_path(engine))
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise HostError(
+                f"cannot write the stamp of `{engine}`: {error.strerror}",
+                hint="check disk and rights",
+            ) from error
+        return stamp
 
 
 PATHS = (values.file, values.data, values.output, values.cache)

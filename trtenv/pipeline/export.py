@@ -28,6 +28,7 @@ TOLERANCE = {"max_abs": 1e-3, "rel": 1e-4}
 class ExportSpec(NamedTuple):
     """What ONNX is wanted. `opset` None is the newest that torch and every target take.
 
+    task: of the task card (spec.task), what the user says better than the model.
     tolerance: largest absolute difference, and norm of the difference over norm of the reference.
     """
 
@@ -41,6 +42,7 @@ class ExportSpec(NamedTuple):
     simplify: str = "auto"
     verify: bool = True
     tolerance: Mapping[str, float] = TOLERANCE
+    task: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def weights_file(self) -> Path | None:
@@ -79,6 +81,7 @@ class ExportSpec(NamedTuple):
             "simplify": {"auto": "auto", "on": True, "off": False}[self.simplify],
             "verify": self.verify,
             "tolerance": dict(self.tolerance),
+            "task": dict(self.task),
             "output": self.output.name,
         }
 
@@ -209,6 +212,7 @@ def onnx_stamp(
         "key": export_key(spec, place, sources),
         "date": now(),
         "onnx": {name: values[name] for name in kept},
+        "task": values["task"],
         "source": {
             "model": shown_name(spec.model),
             "sources": sources,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtenv.engine import onnxfile
@@ -27,6 +29,7 @@ class OnnxModel(NamedTuple):
     opset: int
     inputs: tuple[InputInfo, ...]
     external: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 def read_onnx(path: Path) -> OnnxModel:
@@ -54,6 +57,7 @@ def read_onnx(path: Path) -> OnnxModel:
             for entry in found.inputs
         ),
         external=external,
+        metadata=found.metadata,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,14 +55,15 @@ class Preprocess:
     @classmethod
     def from_dict(cls, document: object) -> Preprocess:
         """UsageError names the key that is wrong and what it may be."""
-        values = _known_keys(document, cls, "preprocess")
+        known = _known_keys(document, cls, "preprocess")
+        values = {key: value for key, value in known.items() if value is not None}
         for key, words in WORDS.items():
-            if values.get(key) is not None and values[key] not in words:
+            if key in values and values[key] not in words:
                 raise UsageError(
                     f"preprocess.{key}: `{values[key]}` is not known", hint=", ".join(words)
                 )
         for key, reader in _READERS.items():
-            if values.get(key) is not None:
+            if key in values:
                 values[key] = reader(f"preprocess.{key}", values[key])
         return cls(**values)
 
@@ -96,21 +97,6 @@ class TaskCard:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def merged(
-        self,
-        *,
-        labels: tuple[str, ...] | None = None,
-        layout: str | None = None,
-        preprocess: Mapping[str, Any] | None = None,
-    ) -> TaskCard:
-        """With what a user says better; checked as a whole card is."""
-        known = {**asdict(self.preprocess), **(preprocess or {})}
-        return replace(
-            TaskCard.from_dict({"kind": self.kind, "layout": layout or self.layout}),
-            labels=labels if labels is not None else self.labels,
-            preprocess=Preprocess.from_dict(known),
-        )
-
 
 def as_labels(document: object) -> tuple[str, ...]:
     """From a list, or from a mapping of every index to its name, as Ultralytics writes names."""
@@ -138,26 +124,29 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"labels `{path}` cannot be read: {error}") from error
     if path.suffix.lower() == ".json":
-        return as_labels(_json(path, text))
+        return as_labels(_json(f"`{path}`", text))
     return as_labels([line.strip() for line in text.rstrip().splitlines()])
 
 
-def read_preprocess(path: Path) -> dict[str, Any]:
-    """A JSON object with keys of `Preprocess`; UsageError where it is none."""
-    try:
-        document = _json(path, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"`{path}` cannot be read: {error}") from error
+def parse_preprocess(text: str) -> dict[str, Any]:
+    """A JSON object with keys of `Preprocess`, or the name of a file that holds one."""
+    if text.lstrip().startswith("{"):
+        document = _json("--preprocess", text)
+    else:
+        try:
+            document = _json(f"`{text}`", Path(text).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"`{text}` cannot be read: {error}") from error
     Preprocess.from_dict(document)
     assert isinstance(document, dict)
     return document
 
 
-def _json(path: Path, text: str) -> object:
+def _json(what: str, text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"`{path}` is no JSON: {error}") from error
+        raise UsageError(f"{what} is no JSON: {error}") from error
 
 
 def _known_keys(document: object, kind: type, what: str) -> dict[str, Any]:
@@ -189,9 +178,13 @@ def _size(key: str, value: object) -> int | tuple[int, int]:
 def _number(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"{key}: `{value}` is no number")
-    if not math.isfinite(value):
-        raise UsageError(f"{key}: `{value}` is no finite number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UsageError(f"{key}: {value} is no finite number")
+    return number
 
 
 def _channels(key: str, value: object) -> tuple[float, ...]:

@@ -12,11 +12,11 @@ class Detect(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 6, 1)
+        self.conv = nn.Conv2d(3, 7, 1)
 
     def forward(self, x):
         raw = self.conv(x)
-        decoded = torch.sigmoid(raw.view(raw.shape[0], 6, -1).transpose(1, 2))
+        decoded = torch.sigmoid(raw.view(raw.shape[0], 7, -1).transpose(1, 2))
         return (decoded,) if self.export else (decoded, [raw])
 
 
