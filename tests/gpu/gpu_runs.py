@@ -22,6 +22,9 @@ RUN_ENGINE = Path(__file__).parent / "run_engine.py"
 ENVIRONMENTS = [name for name in os.environ.get("TRTENV_GPU_ENVIRONMENTS", "").split(",") if name]
 OPTIONS = shlex.split(os.environ.get("TRTENV_GPU_OPTIONS", ""))
 KEEP = os.environ.get("TRTENV_GPU_KEEP")
+# Made elsewhere: models as EXAMPLE.onnx; engines as ENVIRONMENT-EXAMPLE-PRECISION.engine with stamps.
+EXPORTED = os.environ.get("TRTENV_GPU_ONNX")
+ENGINES = os.environ.get("TRTENV_GPU_ENGINES")
 TRAINING = 1198  # of scikit-learn's 1797 digits, as examples/train_digits.py has it
 HELD_OUT = 599
 
@@ -64,6 +67,23 @@ def build(environment: str, model: Path, name: str, *options: str) -> Built:
     built = Built(done.returncode, done.stdout + done.stderr, engine, document)
     keep(built, f"{environment}-{name}")
     return built
+
+
+def example_engine(
+    environment: str, example: str, precision: str, folder: Path, *options: str
+) -> Path:
+    """The engine with its stamp, and the ONNX file beside it: as they were made, or built now."""
+    if EXPORTED is None:
+        pytest.skip("no exported models: TRTENV_GPU_ONNX")
+    model = Path(shutil.copy(Path(EXPORTED, f"{example}.onnx"), folder))
+    name = f"{environment}-{example}-{precision}.engine"
+    if ENGINES is not None and Path(ENGINES, name).is_file():
+        for suffix in ("", ".json"):
+            shutil.copy(Path(ENGINES, name + suffix), folder / f"{example}.engine{suffix}")
+        return folder / f"{example}.engine"
+    built = build(environment, model, example, "--precision", precision, *options)
+    assert built.code == 0, built.said
+    return built.engine
 
 
 def keep(built: Built, name: str) -> None:

@@ -1,17 +1,23 @@
-"""Engines of the example models, built on this machine's GPU, run and agree with ONNX Runtime.
+"""Engines of the example models, built on this machine's GPU, are as good as ONNX Runtime on held-out data.
 
 docs/gpu.md tells how to run, and the variables.
 """
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from gpu_runs import (
     ROOT,
+    TRAINING,
     Built,
+    accuracy,
     build,
+    digits_data,
     environments,
     record,
     reference,
@@ -25,12 +31,10 @@ pytestmark = pytest.mark.gpu
 # A folder with DIGITS.onnx and so on, exported elsewhere; else they are exported first.
 EXPORTED = os.environ.get("TRTENV_GPU_ONNX")
 SHAPES = {
-    "digits": "image:1x1x32x32..4x1x32x32..16x1x32x32",
-    "coins_detect": "image:1x1x128x128..4x1x128x128",
-    "coins_segment": "image:1x1x128x128..4x1x128x128",
+    "digits": "image:1x1x32x32..16x1x32x32..599x1x32x32",
+    "coins_detect": "image:1x1x128x128..4x1x128x128..66x1x128x128",
+    "coins_segment": "image:1x1x128x128..4x1x128x128..66x1x128x128",
 }
-SAMPLES = {"digits": ["digit_0", "digit_3", "digit_5", "digit_8"], "coins_detect": ["coins"] * 4}
-SAMPLES["coins_segment"] = SAMPLES["coins_detect"]
 # FP16 is forced: for models this small, TF32 is often no slower, and the builder's choice.
 PRECISIONS = {
     "fp32": ("--precision", "fp32"),
@@ -39,9 +43,12 @@ PRECISIONS = {
         *("--precision", "fp16", "--layer-precisions", "*:fp16"),
         *("--precision-constraints", "obey"),
     ),
+    "int8": ("--precision", "int8", "--quantization", "qdq", "--calibration", "data.npz"),
 }
 # Norm of the difference over norm of the reference: TF32 and FP16 keep 10 bits of the mantissa.
-TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3}
+TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "int8": 0.25}
+# What the example's own measure may lose against ONNX Runtime.
+POINTS = {"fp32": 0.001, "tf32": 0.01, "fp16": 0.01, "int8": 0.02}
 
 
 def onnx_of(example: str, environment: str, folder: Path) -> Path:
@@ -62,43 +69,95 @@ def onnx_of(example: str, environment: str, folder: Path) -> Path:
 @environments
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("example", SHAPES)
-def test_engine_agrees_with_onnx_runtime(
+def test_engine_is_as_good_as_onnx_runtime(
     tmp_path: Path, environment: str, precision: str, example: str
 ) -> None:
     model = onnx_of(example, environment, tmp_path)
+    data = DATA[example]()
+    np.savez(tmp_path / "data.npz", image=data.training)
     options = ("--shapes", SHAPES[example], *PRECISIONS[precision])
     built: Built = build(environment, model, f"{example}-{precision}", *options)
+    if built.code and "cannot be quantized in this environment" in built.said:
+        pytest.skip("this environment has no onnx and onnxruntime")
     assert built.code == 0, built.said
-    image = real_input(example)
-    expected = reference(model, {"image": image})
-    outputs, told = run(environment, built.engine, {"image": image})
-    errors = {name: relative_error(outputs[name], array) for name, array in expected.items()}
-    same = [AGREEMENT[example](outputs[name], array) for name, array in expected.items()]
+    ((name, expected),) = reference(model, {"image": data.held_out}).items()
+    outputs, told = run(environment, built.engine, {"image": data.held_out})
+    error = relative_error(outputs[name], expected)
+    same = AGREEMENT[example](outputs[name], expected)
+    scores = data.score(outputs[name]), data.score(expected)
     found = built.stamp["engine"]["precision"]["found"]
     record(
         test="examples", case=example, environment=environment, asked=precision,
-        relative_error=errors, agreement=min(same), found=found, run=told,
-        seconds=built.stamp["build"]["seconds"],
+        relative_error=error, agreement=same, score=scores[0], reference=scores[1],
+        found=found, run=told, seconds=built.stamp["build"]["seconds"],
     )  # fmt: skip
-    assert max(errors.values()) < TOLERANCE[precision]
-    assert min(same) >= 0.99
-    if precision == "fp16":
-        assert found["products"]["fp16"]
+    assert error < TOLERANCE[precision]
+    assert scores[1] - scores[0] <= POINTS[precision]
+    # FP16 holds pixels near 128 in steps of a sixteenth: that costs a box 0.005 of its overlap.
+    assert same >= 0.98 or precision == "int8"
+    if precision in ("fp16", "int8"):
+        assert found["products"][precision]
 
 
-def real_input(example: str) -> np.ndarray:
-    """Four held-out images; noise says little of a trained model: its outputs nearly cancel."""
-    from PIL import Image
+class Data(NamedTuple):
+    """score: what the example's --evaluate measures on the held-out images, 0 to 1."""
 
-    folder = ROOT / "examples" / "data"
-    images = [
-        np.asarray(Image.open(folder / f"{name}.png").convert("L")) for name in SAMPLES[example]
-    ]
-    turned = [
-        np.rot90(image, turns) if example != "digits" else image
-        for turns, image in enumerate(images)
-    ]
-    return np.stack(turned)[:, None].astype(np.float32) / 255
+    training: np.ndarray
+    held_out: np.ndarray
+    score: Callable[[np.ndarray], float]
+
+
+def digits() -> Data:
+    images, labels = digits_data()
+    rest = labels[TRAINING:]
+    return Data(images[:TRAINING], images[TRAINING:], lambda logits: accuracy(logits, rest))
+
+
+def coins(score: Callable[[np.ndarray, np.ndarray], float]) -> Data:
+    """The 66 squares of the right part of the photograph that train_coins_detect.py measures."""
+    for module in ("skimage", "scipy", "torch", "safetensors"):
+        pytest.importorskip(module)
+    sys.path.insert(0, str(ROOT / "examples"))
+    from coins_data import Crops, held_out_part
+
+    photo, numbered = held_out_part()
+    places = [(y, x) for y in range(0, 169, 8) for x in range(0, 17, 8)]
+    squares, truth = (
+        np.stack([array[y : y + 128, x : x + 128] for y, x in places])
+        for array in (photo, numbered)
+    )
+    return Data(
+        Crops(128, seed=2).batch(256)[0].numpy(),
+        squares[:, None].astype(np.float32) / 255,
+        lambda found: score(found, truth),
+    )
+
+
+def box_score(found: np.ndarray, truth: np.ndarray) -> float:
+    """F1 of boxes at an IoU of 0.5: the harmonic mean of recall and precision."""
+    import torch
+    from train_coins_detect import detections, judged, matches, wanted_boxes
+
+    hits = total = 0
+    for predictions, numbered in zip(torch.from_numpy(found), truth, strict=True):
+        boxes, wanted = judged(detections(predictions), numbered), wanted_boxes(numbered)
+        hits += 2 * len(matches(boxes, wanted))
+        total += boxes.shape[1] + wanted.shape[1]
+    return hits / total
+
+
+def mask_score(found: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of the coins' pixels."""
+    from train_coins_segment import overlap
+
+    return float(overlap(found.argmax(1) == 1, truth > 0))
+
+
+DATA = {
+    "digits": digits,
+    "coins_detect": lambda: coins(box_score),
+    "coins_segment": lambda: coins(mask_score),
+}
 
 
 def same_digits(found: np.ndarray, expected: np.ndarray) -> float:

@@ -4,7 +4,6 @@ docs/gpu.md tells how to run, and the variables.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ from gpu_runs import (
     ENVIRONMENTS,
     ROOT,
     TRAINING,
-    Built,
-    build,
     digits_data,
-    digits_model,
     environments,
+    example_engine,
     record,
     trtenv,
 )
@@ -28,8 +25,6 @@ from PIL import Image
 pytestmark = pytest.mark.gpu
 
 DATA = ROOT / "examples" / "data"
-# A folder with coins_detect.onnx and coins_segment.onnx, exported elsewhere.
-EXPORTED = os.environ.get("TRTENV_GPU_ONNX")
 # TensorRT says why it does not load an engine; trtenv says what to do. The words of 8.5 and 8.6.
 EXPLAINED = re.compile("version|another TensorRT|rebuild", re.IGNORECASE)
 
@@ -51,12 +46,9 @@ def speed(folder: Path) -> float:
     return float(json.loads((folder / "infer.json").read_text())["run"]["images_per_second"])
 
 
-def built_digits(folder: Path, environment: str, *options: str) -> Built:
-    model = digits_model(folder / "digits.onnx", batch=None)
+def digits_engine(folder: Path, environment: str) -> Path:
     shapes = ("--shapes", "image:1x1x32x32..32x1x32x32..64x1x32x32")
-    built = build(environment, model, "digits-infer", *shapes, *options)
-    assert built.code == 0, built.said
-    return built
+    return example_engine(environment, "digits", "fp32", folder, *shapes)
 
 
 def held_out_pictures(folder: Path) -> list[int]:
@@ -77,11 +69,11 @@ def classes(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize("options", [(), ("--cuda-graph",), ("--device-memory", "driver")])
 def test_digits_from_files(tmp_path: Path, environment: str, options: tuple[str, ...]) -> None:
     """599 pictures in batches of 32: the last one is of 23."""
-    built = built_digits(tmp_path, environment)
+    engine = digits_engine(tmp_path, environment)
     labels = np.array(held_out_pictures(tmp_path / "in"))
-    flags = ("--task", "classify", "--save", "json")
-    infer(built.engine, "in", "engine", *flags, *options)
-    infer(built.engine, "in", "onnx", *flags, "--runtime", "onnxruntime", "--env", environment)
+    flags = ("--task", "classify", "--save", "json", "--batch", "32")
+    infer(engine, "in", "engine", *flags, *options)
+    infer(engine, "in", "onnx", *flags, "--runtime", "onnxruntime", "--env", environment)
     found, expected = classes(tmp_path / "engine"), classes(tmp_path / "onnx")
     told = json.loads((tmp_path / "engine" / "infer.json").read_text())
     record(
@@ -106,18 +98,12 @@ def overlap(one: list[float], other: list[float]) -> float:
 @environments
 @pytest.mark.parametrize("kind", ["detect", "segment"])
 def test_coins_from_files(tmp_path: Path, environment: str, kind: str) -> None:
-    if not EXPORTED:
-        pytest.skip("no exported models: TRTENV_GPU_ONNX")
-    model = tmp_path / f"coins_{kind}.onnx"
-    model.write_bytes(Path(EXPORTED, model.name).read_bytes())
-    built = build(
-        environment, model, f"coins_{kind}-infer", "--shapes", "image:1x1x128x128..4x1x128x128"
-    )
-    assert built.code == 0, built.said
+    shapes = ("--shapes", "image:1x1x128x128..4x1x128x128")
+    engine = example_engine(environment, f"coins_{kind}", "fp32", tmp_path, *shapes)
     flags = ("--task", kind, "--size", "128x128", "--save", "json,pictures,sheet")
-    said = infer(built.engine, str(DATA / "coins*.png"), "engine", *flags)
+    said = infer(engine, str(DATA / "coins*.png"), "engine", *flags)
     more = ("--runtime", "onnxruntime", "--env", environment)
-    infer(built.engine, str(DATA / "coins*.png"), "onnx", *flags, *more)
+    infer(engine, str(DATA / "coins*.png"), "onnx", *flags, *more)
     pairs = zip(results(tmp_path / "engine"), results(tmp_path / "onnx"), strict=True)
     for found, expected in pairs:
         if kind == "detect":
@@ -139,12 +125,12 @@ def test_an_engine_of_another_version(tmp_path: Path) -> None:
     for environment, other in (ENVIRONMENTS[:2], ENVIRONMENTS[1::-1]):
         folder = tmp_path / environment
         folder.mkdir()
-        built = built_digits(folder, environment)
+        engine = digits_engine(folder, environment)
         flags = ("--task", "classify", "--env", other)
         picture = str(DATA / "digit_3.png")
-        refused = infer(built.engine, picture, "refused", *flags, code=7)
+        refused = infer(engine, picture, "refused", *flags, code=7)
         assert "will not run" in refused
         assert "trtenv build" in refused
-        explained = infer(built.engine, picture, "tried", *flags, "--unchecked", code=6)
+        explained = infer(engine, picture, "tried", *flags, "--unchecked", code=6)
         record(test="infer-other-version", environment=environment, other=other, said=explained)
         assert EXPLAINED.search(explained)

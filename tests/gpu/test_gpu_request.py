@@ -149,23 +149,27 @@ def is_in(layer: tuple[str | None, str | None], wanted: set[str]) -> bool:
 
 
 @environments
-def test_an_engine_that_is_not_what_was_asked_for_is_refused(
-    tmp_path: Path, environment: str
-) -> None:
-    """`--precision fp16` allows FP16 and forces nothing: the builder may choose TF32 throughout."""
+def test_fp16_that_is_allowed_and_not_found_is_refused(tmp_path: Path, environment: str) -> None:
+    """`--precision fp16` forces nothing: the builder may choose TF32 throughout; here it must not choose."""
     model = digits_model(tmp_path / "digits.onnx", batch=1)
-    built = build(environment, model, "fp16-allowed", *FP16)
-    taken = build(environment, model, "fp16-accepted", *FP16, "--accept-precision", "any")
+    without = (*FP16, "--layer-precisions", "*:fp32", "--precision-constraints", "obey")
+    cases = {"fp16-allowed": FP16, "fp16-nowhere": without}
+    codes = {}
+    for name, options in cases.items():
+        built = build(environment, model, name, *options)
+        skip_refused(built, options)
+        codes[name] = built.code
+        record(test="verdict", case=name, environment=environment, code=built.code, said=built.said)
+        if built.code:
+            assert built.code == 7
+            assert "asked for fp16, but no layer that counts runs in it" in built.said
+            assert not built.engine.exists()
+        else:
+            assert built.stamp["engine"]["precision"]["found"]["products"]["fp16"]
+    assert codes["fp16-nowhere"] == 7
+    taken = build(environment, model, "fp16-accepted", *without, "--accept-precision", "any")
     assert taken.code == 0, taken.said
-    found = taken.stamp["engine"]["precision"]["found"]
-    record(test="verdict", environment=environment, code=built.code, found=found)
-    if built.code:
-        assert built.code == 7
-        assert "asked for fp16, but no layer that counts runs in it" in built.said
-        assert "--precision-constraints obey" in built.said
-        assert not built.engine.exists()
-    else:
-        assert built.stamp["engine"]["precision"]["found"]["products"]["fp16"]
+    assert "fp16" not in taken.stamp["engine"]["precision"]["found"]["products"]
 
 
 @environments

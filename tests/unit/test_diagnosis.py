@@ -167,6 +167,7 @@ SEEN = [
         f"In parsePlan at /_src/runtime/dispatch/runtime.cpp:780); {NO_GPU}"),
         "inspect",
     ),
+    ("refit-engine", "[refitUtils.cpp::buildRefitEngine::71] Error Code 2: Internal Error (Assertion engine failed. )", "--quantization"),  # 8.6.0
     ("engine-cut", "[runtime.cpp::readHeader::765] Error Code 2: Internal Error (Assertion bufferSize >= minBufferSize failed.", "cut"),  # RTX 1.7
     (
         "engine-empty",  # RTX 1.7

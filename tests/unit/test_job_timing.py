@@ -381,10 +381,22 @@ def test_the_job_of_its_own_combines_two_files(
 def test_of_shards_that_cannot_be_joined_the_newest_stands(
     io: JobIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # TensorRT 8.5.3.1 and 8.6.0 on an H100, with stand-ins for cuBLAS and cuDNN.
     monkeypatch.setattr(NativeCache, "combine", lambda *_: False)
     old, new = shard(tmp_path, "a", age=9), shard(tmp_path, "b")
     cache = timing.load(TRT, config := Config(), spec(old, new), io)
     assert config.cache.times == {"b": 0.5}
     assert cache.used == names(new)
     assert cache.dropped == {names(old)[0]: "TensorRT refuses it"}
+
+
+def test_shards_are_joined_whatever_is_said_of_myelins_part(
+    io: JobIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TensorRT 8.5.3.1 and 8.6.0 on an H100, with empty stand-ins for cuBLAS and cuDNN.
+    joined = NativeCache.combine
+    monkeypatch.setattr(NativeCache, "combine", lambda *argv: joined(*argv) and False)
+    old, new = shard(tmp_path, "a", age=9), shard(tmp_path, "b")
+    cache = timing.load(TRT, config := Config(), spec(old, new), io)
+    assert config.cache.times == {"a": 0.5, "b": 0.5}
+    assert cache.used == names(old, new)
+    assert cache.dropped == {}

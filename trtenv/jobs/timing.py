@@ -121,11 +121,21 @@ def combine(config, paths, empty, ignore_mismatch):
         name, other = os.path.basename(path), parse(config, read(path), empty)
         if other is not None and native is None:
             native = other
-        elif other is None or not native.combine(other, ignore_mismatch):
+        elif other is None or not join(native, other, ignore_mismatch):
             refused[name] = "TensorRT refuses it"
             continue
         used.insert(0, name)
     return native, used, refused
+
+
+def join(native, other, ignore_mismatch):
+    """Whether `native` now holds what `other` does.
+
+    Without cuBLAS and cuDNN, TensorRT 8.5 and 8.6 answer False for Myelin's part alone, once the measured
+    times are joined: then it has grown, and what a refused cache would add is nothing.
+    """
+    before = len(serialized(native))
+    return native.combine(other, ignore_mismatch) or len(serialized(native)) > before
 
 
 def load(trt, config, spec, io):
