@@ -66,7 +66,7 @@ def own_imports(folders):
     ours = {
         name: module
         for name, module in sys.modules.items()
-        if name != "__main__" and os.path.dirname(getattr(module, "__file__", None) or "") == JOBS
+        if name != "__main__" and (getattr(module, "__file__", None) or "").startswith(JOBS + os.sep)
     }
     before, path, wrote = set(sys.modules) - set(ours), list(sys.path), sys.dont_write_bytecode
     for name in ours:
