@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.gpu_standin import load_standin
 from pythons import interpreter
 from samples import VERSIONS, single_wishes
 
 from trtenv.dialect.build import study
+from trtenv.runners.protocol import JOBS_FOLDER
+
+sys.path.insert(0, str(JOBS_FOLDER))
+
+from runtime.bindings import API
 
 pytestmark = pytest.mark.venv
 
@@ -41,6 +47,7 @@ BINDINGS = {
         for version in ("1.4.0.76", "1.5.0.114", "1.6.1.120", "1.7.1.116")
     },
 }
+ENGINES = Path(__file__).parents[1] / "data" / "engines"
 PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
 # The functions whose addresses the bindings take when they are imported; those of 8.x are C++.
 TAKEN = (
@@ -228,3 +235,81 @@ def test_an_invented_name_would_be_found(bindings: tuple[str, str, Surface]) -> 
     assert missing({"do": "set", "name": "max_worksize"}, surface) == [
         "IBuilderConfig.max_worksize"
     ]
+
+
+# What the engine runner uses where it is: the first version of TensorRT, and whether TensorRT-RTX has it.
+OPTIONAL = {
+    "ICudaEngine.get_tensor_profile_values": ((10,), True),
+    "IExecutionContext.is_stream_capturable": ((99,), True),
+    "Runtime.engine_host_code_allowed": ((8, 6), True),
+    "Runtime.get_plugin_registry": ((8, 6), True),
+    "DataType.UINT8": ((8, 5), True),
+    "DataType.FP8": ((8, 6), True),
+    "DataType.INT64": ((10,), True),
+    "DataType.BF16": ((10,), True),
+}
+
+
+def lacking(group: str, surface: Surface) -> list[str]:
+    pairs = (name.split(".") for name in API[group].split())
+    return [f"{owner}.{name}" for owner, name in pairs if name not in surface.get(owner, ())]
+
+
+def test_all_that_the_engine_runner_calls_exists(bindings: tuple[str, str, Surface]) -> None:
+    flavour, version, surface = bindings
+    engine = surface["ICudaEngine"]
+    assert lacking("always", surface) == []
+    assert "num_io_tensors" in engine or "num_bindings" in engine
+    if "num_io_tensors" in engine:
+        assert lacking("tensors", surface) == []
+        # One of them tells the values of inputs that are shapes.
+        assert {"get_tensor_profile_values", "get_profile_shape_input"} & set(engine)
+    if "num_bindings" in engine:
+        assert lacking("bindings", surface) == []
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    expected = {
+        name
+        for name, (first, in_rtx) in OPTIONAL.items()
+        if (in_rtx if flavour == "tensorrt-rtx" else numbers >= first)
+    }
+    assert set(API["optional"].split()) == set(OPTIONAL)
+    assert set(API["optional"].split()) - set(lacking("optional", surface)) == expected
+
+
+RUN = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import cuda
+from runtime import engines
+from worker import JobError
+
+class IO(object):
+    def log(self, text):
+        pass
+    def progress(self, *_):
+        pass
+
+for driver in (None, cuda.load_driver(sys.argv[2])):
+    try:
+        engines.EngineRunner({"path": sys.argv[3], "flavour": "tensorrt"}, IO(), 2, driver)
+    except JobError as error:
+        print(json.dumps([error.kind, error.message]))
+"""
+
+
+def test_the_engine_runner_says_that_it_needs_a_gpu_on_every_python(
+    python: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    """With the real TensorRT 8.5.3: without a driver, and with one that has no GPU behind it."""
+    minor = Path(python[0]).resolve().name.removeprefix("python")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:"]
+    command += ["--target", python[1]["PYTHONPATH"], "--python-version", minor, "numpy<1.24"]
+    subprocess.run(command, check=True)
+    load_standin(tmp_path)
+    engine = ENGINES / "trt8531_sm90.engine"
+    argv = [python[0], "-c", RUN, str(JOBS_FOLDER), str(tmp_path / "libcuda.so.1"), str(engine)]
+    done = subprocess.run(argv, env=python[1], check=True, capture_output=True, text=True)
+    absent, mute = map(json.loads, done.stdout.splitlines())
+    assert absent[0] == mute[0] == "no-gpu"
+    assert "the CUDA driver is not here" in absent[1]
+    assert "TensorRT could not start its runtime" in mute[1]

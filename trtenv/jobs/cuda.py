@@ -11,15 +11,19 @@ from worker import JobError
 LIBRARY = "libcuda.so.1"
 
 
-def load_driver():
+def load_driver(path=None):
     try:
-        return ctypes.CDLL(LIBRARY)
+        return ctypes.CDLL(path or LIBRARY)
     except OSError as error:
         raise JobError(
             "no-gpu",
             "the CUDA driver is not here: %s" % error,
             "run on a machine with an NVIDIA GPU and its driver; in a container, with --gpus all",
         )
+
+
+# CUdevice_attribute of cuda.h
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 
 class Device(object):
@@ -33,23 +37,71 @@ class Device(object):
         self._context = ctypes.c_void_p()
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
 
+    @property
+    def name(self):
+        text = ctypes.create_string_buffer(256)
+        self.call("cuDeviceGetName", text, len(text), self._device)
+        return text.value.decode("utf-8", "replace")
+
+    @property
+    def compute_capability(self):
+        """Such as "9.0"."""
+        found = []
+        for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
+            value = ctypes.c_int()
+            self.call("cuDeviceGetAttribute", ctypes.byref(value), attribute, self._device)
+            found.append(str(value.value))
+        return ".".join(found)
+
+    @property
+    def total_memory(self):
+        """In bytes."""
+        size = ctypes.c_size_t()
+        self.call("cuDeviceTotalMem_v2", ctypes.byref(size), self._device)
+        return size.value
+
     def call(self, name, *argv):
         """JobError with the driver's own words where a function of its fails."""
         status = getattr(self._driver, name)(*argv)
         if status:
-            text = ctypes.c_char_p()
-            self._driver.cuGetErrorString(status, ctypes.byref(text))
-            words = (text.value or b"unknown error").decode("ascii", "replace")
-            kind = "out-of-memory" if status == 2 else "cuda"
-            raise JobError(kind, "%s failed with CUDA error %d: %s" % (name, status, words))
+            self.fail(name, status)
+
+    def fail(self, name, status):
+        text = ctypes.c_char_p()
+        self._driver.cuGetErrorString(status, ctypes.byref(text))
+        words = (text.value or b"unknown error").decode("ascii", "replace")
+        kind = "out-of-memory" if status == 2 else "cuda"
+        raise JobError(kind, "%s failed with CUDA error %d: %s" % (name, status, words))
+
+    def has(self, name):
+        return hasattr(self._driver, name)
+
+    def function(self, name, *types):
+        """The function with its argument types declared: it is called unchecked, and returns a status.
+
+        Without them ctypes passes Python's integers as 32 bits, and converts each time.
+        """
+        found = getattr(self._driver, name)
+        found.argtypes = types
+        return found
+
+    def use(self):
+        """Make its context the one of the calling thread."""
+        self.call("cuCtxSetCurrent", self._context)
 
     def work(self, name, *argv):
         """A call that needs the context; callbacks come on threads that may have none."""
-        self.call("cuCtxSetCurrent", self._context)
+        self.use()
         self.call(name, *argv)
 
     def buffer(self, size):
         return Buffer(self, size)
+
+    def close(self):
+        """Give up the primary context, which lives on where another has it; a second time does nothing."""
+        if self._context is not None:
+            self._context = None
+            self.call("cuDevicePrimaryCtxRelease", self._device)
 
 
 class Buffer(object):
