@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -200,7 +201,9 @@ def infer(
 
     sources = find_sources(inputs)
     subject = model_.subject(model)
-    subject = with_task(subject, task_)
+    wish = task_.wish()
+    if subject.model is None and wish:
+        subject = with_task(subject, wish)
     if sources.kind == "images" and subject.task is None and subject.model is None:
         raise UsageError(
             f"nothing says how images become the input of `{subject.name}`, nor what it answers",
@@ -217,6 +220,7 @@ def infer(
         shapes=parse_static(detail.shapes),
         batch=detail.batch,
         threads=detail.threads,
+        wish=wish if subject.model is not None else {},
     )
     check_output(spec.output, force=answer.force)
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
@@ -236,11 +240,8 @@ def infer(
         raise typer.Exit(SOME_FAILED)
 
 
-def with_task(subject: Subject, flags: TaskFlags) -> Subject:
-    """With the card that is known and what the flags say better; a PyTorch model's is inside."""
-    wish = flags.wish()
-    if not wish:
-        return subject
+def with_task(subject: Subject, wish: Mapping[str, Any]) -> Subject:
+    """With the card that is known and what the user says better."""
     from trtenv.engine.taskmeta import merged
     from trtenv.spec.task import TaskCard
 

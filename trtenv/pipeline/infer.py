@@ -38,7 +38,8 @@ OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
 class InferSpec(NamedTuple):
     """What is run on what. `runner` goes into the job's runner as it is: profile, cuda_graph, memory.
 
-    size: of the network's input, (height, width), or "image" for each image's own.
+    size: of the network's input, (height, width), or "image" for each image's own. wish: what is said
+    of the task of a PyTorch model, whose own card only the job sees.
     """
 
     subject: Subject
@@ -51,6 +52,7 @@ class InferSpec(NamedTuple):
     shapes: Mapping[str, list[int]] = MappingProxyType({})
     batch: int | None = None
     threads: int | None = None
+    wish: Mapping[str, Any] = MappingProxyType({})
 
     def params(self, runner: Mapping[str, Any], inside: Callable[[Path], str]) -> dict[str, Any]:
         """Of the job; `inside` tells where it sees a file."""
@@ -61,6 +63,7 @@ class InferSpec(NamedTuple):
         return {
             "runner": {**runner, **self.runner},
             "task": self.subject.task.to_dict() if self.subject.task else None,
+            "wish": dict(self.wish),
             "options": dict(self.options),
             "size": list(self.size) if isinstance(self.size, tuple) else self.size,
             "sources": {"kind": self.sources.kind, "files": files},

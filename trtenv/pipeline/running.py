@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from trtenv.pipeline.onnxmodel import read_onnx, stage
 from trtenv.pipeline.place import Place, Settings
 from trtenv.runners.protocol import Mount, Session
 from trtenv.spec.model import BY_SUFFIX, PREFIXES, ModelRef, parse_model
+from trtenv.spec.shapes import ShapeRange
 from trtenv.spec.task import TaskCard
 
 RUNTIMES: Final = ("engine", "onnxruntime", "torch")
@@ -144,6 +146,19 @@ def source_onnx(subject: Subject) -> Path:
     if read_onnx(path).sha256 != sha256:
         raise ArtifactError(f"`{path}` changed since `{subject.name}` was built from it", hint=hint)
     return path
+
+
+def exported_shapes(subject: Subject) -> dict[str, ShapeRange]:
+    """The shapes that an ONNX file was exported for, as its metadata tells; empty where it does not."""
+    metadata = subject.found.onnx.metadata if subject.found and subject.found.onnx else {}
+    try:
+        told = json.loads(metadata.get("trtenv.shapes", "{}"))
+        return {
+            name: ShapeRange(*(tuple(map(int, sizes[key])) for key in ("min", "opt", "max")))
+            for name, sizes in told.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError):
+        return {}  # another wrote it, or somebody spoilt what the export did
 
 
 def place_for(
