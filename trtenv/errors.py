@@ -15,6 +15,7 @@ TrtenvError                     1
 |  +- OutOfMemory
 +- ArtifactError                7   a file is not what it should be: cut, foreign, stamp differs
 +- ModelRefused                 8   this TensorRT cannot take the model, as far as tables know
++- VerifyFailed                12   a model does not do what its reference does
 
 9 is `lint --strict` of a model that is risky. 10 and 11 are `check` of an engine that will not run,
 or of which that is not known. 130 is Ctrl-C. Anything else is a bug of trtenv and shows its traceback.
@@ -40,6 +41,7 @@ __all__ = [
     "TrtenvError",
     "UnknownEnvironment",
     "UsageError",
+    "VerifyFailed",
 ]
 
 
@@ -121,3 +123,7 @@ class ArtifactError(TrtenvError):
 
 class ModelRefused(TrtenvError):
     exit_code = 8
+
+
+class VerifyFailed(TrtenvError):
+    exit_code = 12

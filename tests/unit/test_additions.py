@@ -46,8 +46,8 @@ ULTRALYTICS = "ultralytics-opencv-headless==8.4.190"
 @pytest.mark.parametrize(
     ("environment", "on_demand"),
     [
-        (RTX, ("torchvision", "ultralytics")),
-        (HAS_VISION, ("ultralytics",)),
+        (RTX, ("torchvision", "ultralytics", "metrics")),
+        (HAS_VISION, ("ultralytics", "metrics")),
         (NO_TORCH, ()),
         (IMAGE, ()),
     ],

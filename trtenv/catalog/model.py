@@ -33,6 +33,9 @@ ADDITIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "torchvision": ("torchvision",),
     # Under its name without OpenCV's windows: those want libGL, which slim images and servers lack.
     "ultralytics": ("torchvision", "ultralytics-opencv-headless==8.4.190"),
+    # What `verify --labels` counts with: accuracy and confusion matrices, and COCO's own mAP. Versions
+    # with wheels for the Pythons and the numpy of those environments.
+    "metrics": ("scikit-learn==1.9.1", "pycocotools==2.0.11"),
 }
 
 # What `env show` lists, in its order. Everything else says how to start the environment.
@@ -56,8 +59,8 @@ class Environment:
     name: str
     kind: str = "image"
     flavour: str = "tensorrt"
-    # What is inside, as far as jobs need it: "tensorrt"; "torch" for an export; "torchvision",
-    # "ultralytics" and "yolov5" (its repository) for models of these.
+    # What is inside, as far as jobs need it: "tensorrt"; "torch" for an export; "onnxruntime" for the
+    # reference; "torchvision", "ultralytics" and "yolov5" (its repository) for models of these.
     holds: frozenset[str] = frozenset({"tensorrt"})
 
     tensorrt: str | None = None

@@ -24,6 +24,8 @@ COMMANDS = {
     "lint": "trtenv.cli.lint",
     "check": "trtenv.cli.check",
     "infer": "trtenv.cli.infer",
+    "verify": "trtenv.cli.verify",
+    "bench": "trtenv.cli.bench",
     "dialect": "trtenv.cli.dialect",
     "env": "trtenv.cli.env",
     "shell": "trtenv.cli.shell",

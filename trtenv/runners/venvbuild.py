@@ -228,8 +228,10 @@ def _prefer_cpu(python: Path, recipe: Recipe, step: console.Step) -> tuple[str, 
 def _add(python: Path, recipe: Recipe, base: Lock, torch: Lock, step: console.Step) -> Lock:
     """Install the additions; returns the lock of torch with them."""
     held = {each.name: f"{each.name}=={each.version}" for each in base.updated(torch).packages}
-    vision, *pair = _matching_torchvision(python, recipe, held, torch, step)
-    wanted = [vision if each == "torchvision" else each for each in recipe.additions]
+    wanted, pair = [*recipe.additions], list[str]()
+    if "torchvision" in wanted:
+        vision, *pair = _matching_torchvision(python, recipe, held, torch, step)
+        wanted[wanted.index("torchvision")] = vision
     for requirement in pair:
         del held[split_requirement(requirement)[0]]
     report = pip.install(python, [*pair, *wanted], step, keep=held.values())
