@@ -3,6 +3,7 @@
 docs/gpu.md tells the variables.
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -27,6 +28,23 @@ EXPORTED = os.environ.get("TRTENV_GPU_ONNX")
 ENGINES = os.environ.get("TRTENV_GPU_ENGINES")
 TRAINING = 1198  # of scikit-learn's 1797 digits, as examples/train_digits.py has it
 HELD_OUT = 599
+
+SHAPES = {
+    "digits": "image:1x1x32x32..16x1x32x32..599x1x32x32",
+    "coins_detect": "image:1x1x128x128..4x1x128x128..66x1x128x128",
+    "coins_segment": "image:1x1x128x128..4x1x128x128..66x1x128x128",
+    "resnet18": "image:1x3x224x224..8x3x224x224..32x3x224x224",
+}
+# FP16 is forced: for models this small, TF32 is often no slower, and the builder's choice.
+PRECISIONS = {
+    "fp32": ("--precision", "fp32"),
+    "tf32": (),
+    "fp16": (
+        *("--precision", "fp16", "--layer-precisions", "*:fp16"),
+        *("--precision-constraints", "obey"),
+    ),
+    "int8": ("--precision", "int8", "--quantization", "qdq", "--calibration", "data.npz"),
+}
 
 environments = pytest.mark.parametrize("environment", ENVIRONMENTS or ["none named"])
 
@@ -69,19 +87,27 @@ def build(environment: str, model: Path, name: str, *options: str) -> Built:
     return built
 
 
-def example_engine(
-    environment: str, example: str, precision: str, folder: Path, *options: str
-) -> Path:
+def build_once(environment: str, model: Path, name: str, *options: str) -> Built:
+    """As build(); an engine that was made of this very model under this name is taken as it is."""
+    made = Path(ENGINES or "none", f"{environment}-{name}.engine")
+    stamp = made.with_name(made.name + ".json")
+    document = json.loads(stamp.read_text()) if made.is_file() and stamp.is_file() else None
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    if document is None or document["source"]["onnx"]["sha256"] != sha256:
+        return build(environment, model, name, *options)
+    engine = model.parent / f"{name}.engine"
+    for source, suffix in ((made, ""), (stamp, ".json")):
+        shutil.copy(source, engine.with_name(engine.name + suffix))
+    return Built(0, "", engine, document)
+
+
+def example_engine(environment: str, example: str, precision: str, folder: Path) -> Path:
     """The engine with its stamp, and the ONNX file beside it: as they were made, or built now."""
-    if EXPORTED is None:
-        pytest.skip("no exported models: TRTENV_GPU_ONNX")
+    if EXPORTED is None or not Path(EXPORTED, f"{example}.onnx").is_file():
+        pytest.skip(f"no {example}.onnx in the folder TRTENV_GPU_ONNX")
     model = Path(shutil.copy(Path(EXPORTED, f"{example}.onnx"), folder))
-    name = f"{environment}-{example}-{precision}.engine"
-    if ENGINES is not None and Path(ENGINES, name).is_file():
-        for suffix in ("", ".json"):
-            shutil.copy(Path(ENGINES, name + suffix), folder / f"{example}.engine{suffix}")
-        return folder / f"{example}.engine"
-    built = build(environment, model, example, "--precision", precision, *options)
+    options = ("--shapes", SHAPES[example], *PRECISIONS[precision])
+    built = build_once(environment, model, f"{example}-{precision}", *options)
     assert built.code == 0, built.said
     return built.engine
 
@@ -145,6 +171,18 @@ def digits_data() -> tuple[np.ndarray, np.ndarray]:
         for small in np.round(found.images * (255 / 16)).astype(np.uint8)
     ]
     return np.stack(large)[:, None].astype(np.float32) / 255, found.target
+
+
+def held_out_pictures(folder: Path) -> list[int]:
+    """As files, one for each of the held-out digits; returns their labels."""
+    from PIL import Image
+
+    images, labels = digits_data()
+    folder.mkdir()
+    for number, image in enumerate(images[TRAINING:]):
+        pixels = np.round(image[0] * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+    return [int(label) for label in labels[TRAINING:]]
 
 
 def digits_model(path: Path, batch: int | None = HELD_OUT) -> Path:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gpu_runs import (
+    PRECISIONS,
     ROOT,
+    SHAPES,
     TRAINING,
     Built,
     accuracy,
@@ -30,21 +32,6 @@ pytestmark = pytest.mark.gpu
 
 # A folder with DIGITS.onnx and so on, exported elsewhere; else they are exported first.
 EXPORTED = os.environ.get("TRTENV_GPU_ONNX")
-SHAPES = {
-    "digits": "image:1x1x32x32..16x1x32x32..599x1x32x32",
-    "coins_detect": "image:1x1x128x128..4x1x128x128..66x1x128x128",
-    "coins_segment": "image:1x1x128x128..4x1x128x128..66x1x128x128",
-}
-# FP16 is forced: for models this small, TF32 is often no slower, and the builder's choice.
-PRECISIONS = {
-    "fp32": ("--precision", "fp32"),
-    "tf32": (),
-    "fp16": (
-        *("--precision", "fp16", "--layer-precisions", "*:fp16"),
-        *("--precision-constraints", "obey"),
-    ),
-    "int8": ("--precision", "int8", "--quantization", "qdq", "--calibration", "data.npz"),
-}
 # Norm of the difference over norm of the reference: TF32 and FP16 keep 10 bits of the mantissa.
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "int8": 0.25}
 # What the example's own measure may lose against ONNX Runtime.
@@ -68,7 +55,7 @@ def onnx_of(example: str, environment: str, folder: Path) -> Path:
 
 @environments
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("example", SHAPES)
+@pytest.mark.parametrize("example", ["digits", "coins_detect", "coins_segment"])
 def test_engine_is_as_good_as_onnx_runtime(
     tmp_path: Path, environment: str, precision: str, example: str
 ) -> None:

@@ -13,11 +13,11 @@ import pytest
 from gpu_runs import (
     ENVIRONMENTS,
     ROOT,
-    TRAINING,
-    digits_data,
     environments,
     example_engine,
+    held_out_pictures,
     record,
+    relative_error,
     trtenv,
 )
 from PIL import Image
@@ -46,30 +46,26 @@ def speed(folder: Path) -> float:
     return float(json.loads((folder / "infer.json").read_text())["run"]["images_per_second"])
 
 
-def digits_engine(folder: Path, environment: str) -> Path:
-    shapes = ("--shapes", "image:1x1x32x32..32x1x32x32..64x1x32x32")
-    return example_engine(environment, "digits", "fp32", folder, *shapes)
-
-
-def held_out_pictures(folder: Path) -> list[int]:
-    """As files, one for each of the held-out digits; returns their labels."""
-    images, labels = digits_data()
-    folder.mkdir()
-    for number, image in enumerate(images[TRAINING:]):
-        pixels = np.round(image[0] * 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
-    return [int(label) for label in labels[TRAINING:]]
-
-
 def classes(folder: Path) -> np.ndarray:
     return np.array([entry["top"][0]["class"] for entry in results(folder)])
 
 
 @environments
-@pytest.mark.parametrize("options", [(), ("--cuda-graph",), ("--device-memory", "driver")])
-def test_digits_from_files(tmp_path: Path, environment: str, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("fp32", ()),
+        ("fp16", ()),
+        ("fp16", ("--cuda-graph",)),
+        ("fp16", ("--device-memory", "driver")),
+    ],
+    ids=["fp32", "fp16", "graph", "driver"],
+)
+def test_digits_from_files(
+    tmp_path: Path, environment: str, precision: str, options: tuple[str, ...]
+) -> None:
     """599 pictures in batches of 32: the last one is of 23."""
-    engine = digits_engine(tmp_path, environment)
+    engine = example_engine(environment, "digits", precision, tmp_path)
     labels = np.array(held_out_pictures(tmp_path / "in"))
     flags = ("--task", "classify", "--save", "json", "--batch", "32")
     infer(engine, "in", "engine", *flags, *options)
@@ -77,7 +73,7 @@ def test_digits_from_files(tmp_path: Path, environment: str, options: tuple[str,
     found, expected = classes(tmp_path / "engine"), classes(tmp_path / "onnx")
     told = json.loads((tmp_path / "engine" / "infer.json").read_text())
     record(
-        test="infer-digits", environment=environment, options=list(options),
+        test="infer-digits", case=precision, environment=environment, options=list(options),
         accuracy=float((found == labels).mean()), same=float((found == expected).mean()),
         images_per_second=speed(tmp_path / "engine"), runner=told["run"]["runner"],
     )  # fmt: skip
@@ -96,10 +92,10 @@ def overlap(one: list[float], other: list[float]) -> float:
 
 
 @environments
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", ["detect", "segment"])
-def test_coins_from_files(tmp_path: Path, environment: str, kind: str) -> None:
-    shapes = ("--shapes", "image:1x1x128x128..4x1x128x128")
-    engine = example_engine(environment, f"coins_{kind}", "fp32", tmp_path, *shapes)
+def test_coins_from_files(tmp_path: Path, environment: str, kind: str, precision: str) -> None:
+    engine = example_engine(environment, f"coins_{kind}", precision, tmp_path)
     flags = ("--task", kind, "--size", "128x128", "--save", "json,pictures,sheet")
     said = infer(engine, str(DATA / "coins*.png"), "engine", *flags)
     more = ("--runtime", "onnxruntime", "--env", environment)
@@ -113,9 +109,39 @@ def test_coins_from_files(tmp_path: Path, environment: str, kind: str) -> None:
         else:
             shares = [[part["share"] for part in entry["classes"]] for entry in (found, expected)]
             least = 1 - float(np.abs(np.subtract(*shares)).max())
-        record(test=f"infer-coins-{kind}", environment=environment, file=found["file"], least=least)
+        record(
+            test=f"infer-coins-{kind}", case=precision, environment=environment,
+            file=found["file"], least=least,
+        )  # fmt: skip
         assert least > 0.98, said
     assert (tmp_path / "engine" / "sheet.png").is_file()
+
+
+@environments
+def test_resnet18_from_files(tmp_path: Path, environment: str) -> None:
+    """Random weights: what counts is that both say the same of noise in many colours and sizes."""
+    engine = example_engine(environment, "resnet18", "fp16", tmp_path)
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+        size = (260 + 9 * number, 300 + 5 * number)
+        coarse.resize(size).save(tmp_path / "in" / f"{number:02d}.jpg")
+    flags = ("--task", "classify", "--save", "json,npz")
+    infer(engine, "in", "engine", *flags)
+    infer(engine, "in", "onnx", *flags, "--runtime", "onnxruntime", "--env", environment)
+    errors = []
+    for path in (tmp_path / "engine").rglob("*.npz"):
+        arrays = [
+            np.load(tmp_path / name / path.relative_to(tmp_path / "engine"))["logits"]
+            for name in ("engine", "onnx")
+        ]
+        errors.append(relative_error(*arrays))
+    same = float((classes(tmp_path / "engine") == classes(tmp_path / "onnx")).mean())
+    record(test="infer-resnet18", environment=environment, same=same, relative_error=max(errors))
+    assert len(errors) == 40
+    assert max(errors) < 5e-3
+    assert same > 0.9
 
 
 def test_an_engine_of_another_version(tmp_path: Path) -> None:
@@ -125,7 +151,7 @@ def test_an_engine_of_another_version(tmp_path: Path) -> None:
     for environment, other in (ENVIRONMENTS[:2], ENVIRONMENTS[1::-1]):
         folder = tmp_path / environment
         folder.mkdir()
-        engine = digits_engine(folder, environment)
+        engine = example_engine(environment, "digits", "fp32", folder)
         flags = ("--task", "classify", "--env", other)
         picture = str(DATA / "digit_3.png")
         refused = infer(engine, picture, "refused", *flags, code=7)

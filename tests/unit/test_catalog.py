@@ -229,7 +229,11 @@ def _hint(action: object) -> str | None:
         (MINE + 'cuda = "newest"\n', "`cuda` must start with a version number", "`notes`"),
         (MINE + 'cuda = ""\n', "`cuda` must be text, not ''", None),
         (MINE + 'holds = "torch"\n', "`holds` must be a list of texts", None),
-        (MINE + 'holds = ["pytorch"]\n', "`holds` cannot be `pytorch`", "tensorrt, onnxruntime, torch"),
+        (
+            MINE + 'holds = ["pytorch"]\n',
+            "`holds` cannot be `pytorch`",
+            "tensorrt, onnxruntime, torch",
+        ),
         (MINE + 'arch = ["amd64"]\n', "`arch` cannot be `amd64`", "x86_64, aarch64"),
         (MINE + 'kind = "docker"\n', "`kind` cannot be `docker`", "image, wheel, python"),
         (MINE + 'serving = "yes"\n', "`serving` must be true or false", None),
