@@ -7,7 +7,7 @@ import numpy as np
 import probe
 from worker import JobError
 
-from runtime import loops, runners
+from runtime import feeds, loops, runners
 
 # Of each slot before anything is measured: the first loads kernels, the second captures a CUDA graph.
 STARTS = 3
@@ -103,13 +103,7 @@ def shapes_of(tensors, case, hints):
     Of a dynamic dimension: what is asked for, else the optimum of the profile, else of `hints` (the
     optimum of another engine of the model), else one for a batch.
     """
-    asked = dict(case["shapes"])
-    if "" in asked and len(tensors) == 1:
-        asked[tensors[0].name] = asked.pop("")
-    unknown = sorted(set(asked) - {tensor.name for tensor in tensors})
-    if unknown:
-        names = ", ".join("`%s`" % tensor.name for tensor in tensors)
-        raise JobError("shape", "no input is called `%s`; there are %s" % (unknown[0], names))
+    asked = feeds.by_input(case["shapes"], tensors)
     found = {
         tensor.name: sizes_of(tensor, asked.get(tensor.name), case["batch"], hints)
         for tensor in tensors

@@ -24,14 +24,9 @@ START = {
 
 def pair(found, expected):
     """[(name, name in the reference)] and notes: by name; what is left over by order, if it is as many."""
-    pairs = [(name, name) for name in found if name in expected]
-    left = [name for name in found if name not in expected]
-    others = [name for name in expected if name not in found]
-    notes = []
-    if len(left) == len(others):
-        pairs += zip(left, others)
-        notes += ["`%s` is held against `%s`, by order" % names for names in zip(left, others)]
-    else:
+    pairs, left, others = matched(found, expected)
+    notes = ["`%s` is held against `%s`, by order" % names for names in pairs if len(set(names)) > 1]
+    if left or others:
         notes += ["`%s` has no counterpart in the reference" % name for name in left]
         notes += ["`%s` of the reference has no counterpart" % name for name in others]
     if not pairs:
@@ -43,6 +38,16 @@ def pair(found, expected):
         )
     order = {name: index for index, name in enumerate(found)}
     return sorted(pairs, key=lambda names: order[names[0]]), notes
+
+
+def matched(found, expected):
+    """(pairs, what is left of both): by name; the rest by order, where it is as many."""
+    pairs = [(name, name) for name in found if name in expected]
+    left = [name for name in found if name not in expected]
+    others = [name for name in expected if name not in found]
+    if len(left) == len(others):
+        return pairs + list(zip(left, others)), [], []
+    return pairs, left, others
 
 
 def listed(names):
@@ -76,12 +81,11 @@ class Output(object):
         sums["equal"] += int(np.count_nonzero(found == expected))
         self._add_classes(found, expected)
         found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-        whole = np.isfinite(found) & np.isfinite(expected)
+        whole, bad = np.isfinite(found) & np.isfinite(expected), 0
         if not whole.all():
             found, expected, bad = self._without_bad(batch, found, expected, whole)
-            if bad:
-                return float("inf")
-        return self._add_finite(batch, found, expected)
+        rel = self._add_finite(batch, found, expected) if whole.any() else 0.0
+        return float("inf") if bad else rel
 
     def _add_classes(self, found, expected):
         """Whether both say the same class, where axis 1 is one of classes."""
@@ -103,6 +107,7 @@ class Output(object):
         count = int(np.count_nonzero(bad))
         self.sums["bad"] += count
         self.sums["same_bad"] += int(np.count_nonzero(~whole & same))
+        self.sums["equal"] += int(np.count_nonzero(np.isnan(found) & np.isnan(expected)))
         if count and self.sums["first_bad"] is None:
             index = first(bad)
             place = dict(batch.place(index, found.shape), batch=batch.number)
@@ -114,8 +119,6 @@ class Output(object):
         import numpy as np
 
         sums = self.sums
-        if not found.size:
-            return 0.0
         difference = np.abs(found - expected)
         size = np.abs(expected)
         sums["sum_abs"] += float(difference.sum())
@@ -152,10 +155,11 @@ class Output(object):
 
     def summary(self, tolerance):
         sums, limits = self.sums, self.limits(tolerance)
-        count = max(sums["count"], 1)
-        measured = {key: sums[key] for key in ("max_abs", "max_rel", "rel", "cosine")}
-        measured["mean_abs"] = sums["sum_abs"] / count
-        judged = self.whole or "equal" in limits
+        count, finite = sums["count"], sums["count"] - sums["bad"] - sums["same_bad"]
+        measured = {key: sums[key] if finite else None for key in ("max_abs", "max_rel", "rel")}
+        measured["mean_abs"] = sums["sum_abs"] / finite if finite else None
+        measured["cosine"] = sums["cosine"]
+        judged = count and (self.whole or "equal" in limits)
         measured["equal"] = sums["equal"] / float(count) if judged else None
         measured["top1"] = sums["agreed"] / float(sums["rows"]) if sums["rows"] else None
         problems = list(self._problems(measured, limits))
@@ -193,10 +197,8 @@ class Output(object):
                     place["item"],
                 )
             )
-        if not sums["count"] and not sums["shapes"]:
-            yield "nothing was compared"
         for key in AT_MOST:
-            if key in limits and measured[key] > limits[key]:
+            if key in limits and measured[key] is not None and measured[key] > limits[key]:
                 yield "%s %.3g, allowed %g" % (key, measured[key], limits[key])
         for key in AT_LEAST:
             if key in limits and measured[key] is not None and measured[key] < limits[key]:
@@ -231,6 +233,17 @@ class Comparison(object):
             "items": self.items,
         }
 
+    def check(self, tolerance):
+        """JobError for a limit of an output that is not there."""
+        names = [output.name for output in self.outputs]
+        for name in tolerance["asked"]:
+            if name and name not in names:
+                raise JobError(
+                    "outputs",
+                    "--tolerance: there is no output `%s` to compare; there is %s"
+                    % (name, listed(names)),
+                )
+
     def add(self, batch, found, expected, tolerance):
         """`inputs` is set anew where this batch is worse than all before."""
         self.items += len(batch.items)
@@ -252,6 +265,12 @@ class Comparison(object):
                 text = "`%s` is NaN or infinite in the reference too, %d times"
                 notes.append(text % (output.name, output.sums["same_bad"]))
         outputs = [output.summary(tolerance) for output in self.outputs]
+        for entry, problem in unjudged(outputs, tolerance["asked"]):
+            entry["problems"].append(problem)
+            entry["agrees"] = False
+        for entry in outputs:
+            if not entry["elements"] and entry["agrees"]:
+                notes.append("`%s` is empty in both: nothing of it was compared" % entry["name"])
         bad = [entry for entry in outputs if entry["nonfinite"] and entry["nonfinite"]["first"]]
         earliest = min(bad, key=lambda e: e["nonfinite"]["first"]["batch"]) if bad else None
         return {
@@ -264,6 +283,21 @@ class Comparison(object):
             and dict(earliest["nonfinite"]["first"], output=earliest["name"]),
             "agrees": all(entry["agrees"] for entry in outputs),
         }
+
+
+def unjudged(outputs, asked):
+    """(output, problem) where there is nothing to judge: no elements at all, or none of a measure."""
+    if not any(entry["elements"] for entry in outputs):
+        for entry in outputs:
+            if entry["agrees"]:
+                yield entry, "nothing was compared"
+        return
+    for name, limits in asked.items():
+        own = [entry for entry in outputs if name in ("", entry["name"]) and entry["elements"]]
+        for key in ("top1", "cosine"):
+            if limits.get(key) is not None and all(entry[key] is None for entry in own):
+                for entry in own:
+                    yield entry, "%s is asked for, and it has none" % key
 
 
 def first(mask):

@@ -47,7 +47,8 @@ def open_source(spec, inputs, task, io):
 
     shapes: {input: {"min", "opt", "max"[, "values_of"]}} for what the runner does not know.
     """
-    known = [Range(tensor, spec.get("shapes", {}).get(tensor.name)) for tensor in inputs]
+    shapes = by_input(spec.get("shapes", {}), inputs)
+    known = [Range(tensor, shapes.get(tensor.name)) for tensor in inputs]
     if spec["kind"] == "random":
         return Random(known, spec)
     if spec["kind"] == "recorded":
@@ -55,6 +56,20 @@ def open_source(spec, inputs, task, io):
     if spec["kind"] == "arrays":
         return Arrays(known, spec)
     return Images(known, spec, task, io)
+
+
+def by_input(shapes, inputs):
+    """{input: what `shapes` say of it}; an empty name stands for the only input. JobError where none is
+    called so."""
+    named = dict(shapes)
+    if "" in named and len(inputs) == 1:
+        named[inputs[0].name] = named.pop("")
+    names = [tensor.name for tensor in inputs]
+    for name in sorted(set(named) - set(names)):
+        listed = ", ".join("`%s`" % known for known in names)
+        told = "no input is called `%s`" % name if name else "a shape names none of several inputs"
+        raise JobError("shape", "%s; there are %s" % (told, listed))
+    return named
 
 
 class Range(object):
@@ -72,7 +87,8 @@ class Range(object):
         for case in CASES:
             own = getattr(tensor, case)
             own = None if own is None or -1 in own else [int(size) for size in own]
-            self.sizes[case] = static or (asked[KEYS[case]] if asked else None) or own
+            # A shape that does not fit is the runner's to refuse.
+            self.sizes[case] = (asked[KEYS[case]] if asked else None) or static or own
         if static == []:
             self.sizes = {case: [] for case in CASES}
 

@@ -1,7 +1,7 @@
 """What all runtimes have in common: the tensors they tell of, and how one is opened. Python 3.6 to 3.13.
 
 A runner has `inputs` and `outputs` (Tensor), `slots` (batches that may be in flight), acquire, submit,
-collect, release, run, describe and close. bfloat16 crosses it as float32, for numpy has none.
+collect, release, run, describe and close. Types that numpy has not cross it as float32.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from worker import JobError
 class Tensor(NamedTuple):
     """An input or output of a network.
 
-    dtype: numpy's name, or bfloat16. shape: -1 where it is dynamic. minimum, optimum, maximum: of the
+    dtype: numpy's name, or one of NARROW. shape: -1 where it is dynamic. minimum, optimum, maximum: of the
     profile in use, None where nothing is known.
     """
 
@@ -23,6 +23,7 @@ class Tensor(NamedTuple):
     minimum: Any
     optimum: Any
     maximum: Any
+NARROW = ("bfloat16", "float8_e4m3fn")
 
 
 def open_runner(params, io, slots=2):
@@ -47,7 +48,7 @@ def libraries(runner):
 def numpy_dtype(name):
     import numpy as np
 
-    return np.dtype("float32" if name == "bfloat16" else name)
+    return np.dtype("float32" if name in NARROW else name)
 
 
 def show(shape):

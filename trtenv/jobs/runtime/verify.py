@@ -132,9 +132,16 @@ class Judge(object):
         if state is None:
             kind = card["kind"] if card else None
             self.comparison = comparing.Comparison.start(found, self.expected, kind)
+            self.comparison.check(self.tolerance)
         else:
             self.comparison = comparing.Comparison.resume(state["comparison"])
         self.names = dict(input_names(described, reference))
+        if state is None:
+            self.comparison.notes += [
+                "input `%s` goes into `%s` of the reference, by order" % names
+                for names in self.names.items()
+                if len(set(names)) > 1
+            ]
         self.metric = self.tasks = None
         if params["labels"]:
             labels = card.get("labels")
@@ -217,16 +224,15 @@ def input_names(described, reference):
     """Pairs of the recorded name and the reference's: by name, else by order."""
     names = [entry["name"] for entry in described["inputs"]]
     wanted = [tensor.name for tensor in reference.inputs]
-    if set(wanted) <= set(names):
-        return [(name, name) for name in wanted]
-    if len(wanted) != len(names):
+    pairs, _, missing = comparing.matched(names, wanted)
+    if missing:
         raise JobError(
             "inputs",
             "the reference takes %s, and there is %s"
             % (comparing.listed(wanted), comparing.listed(names)),
             "is the reference the model that this was made from? name it with --against",
         )
-    return list(zip(names, wanted))
+    return pairs
 
 
 def subject_task(params, described):
