@@ -9,6 +9,8 @@ from typing import Any, List, NamedTuple
 
 from worker import JobError
 
+NARROW = ("bfloat16", "float8_e4m3fn")
+
 
 class Tensor(NamedTuple):
     """An input or output of a network.
@@ -23,7 +25,6 @@ class Tensor(NamedTuple):
     minimum: Any
     optimum: Any
     maximum: Any
-NARROW = ("bfloat16", "float8_e4m3fn")
 
 
 def open_runner(params, io, slots=2):
