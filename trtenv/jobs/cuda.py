@@ -9,6 +9,7 @@ import ctypes
 from worker import JobError
 
 LIBRARY = "libcuda.so.1"
+STREAM_NON_BLOCKING = 1  # of cuda.h: a stream that does not wait for the default one
 
 
 def load_driver(path=None):

@@ -14,8 +14,7 @@ import numpy as np
 from worker import JobError
 
 HANDLE, ADDRESS, SIZE = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t
-# Of cuda.h: a stream that does not wait for the default one; a capture that other threads do not disturb.
-NON_BLOCKING = 1
+# Of cuda.h: a capture that other threads do not disturb.
 CAPTURE_THREAD_LOCAL = 1
 
 
@@ -31,7 +30,7 @@ def open_device(kind, index=0, driver=None):
         raise JobError(
             "missing-module",
             "PyCUDA is asked for, and cannot be imported: %s" % error,
-            "take the driver's own library: --memory driver",
+            "take the driver's own library: --device-memory driver",
         )
     return pycudamemory.PycudaDevice(index, driver)
 
@@ -99,7 +98,7 @@ class Stream(object):
     def __init__(self, device):
         self._device = device
         self.native = ctypes.c_void_p()
-        device.work("cuStreamCreate", ctypes.byref(self.native), NON_BLOCKING)
+        device.work("cuStreamCreate", ctypes.byref(self.native), cuda.STREAM_NON_BLOCKING)
         self.handle = self.native.value
         self.synchronize = device.prepared(
             device.function("cuStreamSynchronize", HANDLE), self.native

@@ -8,8 +8,6 @@ import numpy as np
 import pycuda.driver as pycuda
 from worker import JobError
 
-from runtime.memory import NON_BLOCKING
-
 
 @contextmanager
 def said():
@@ -134,7 +132,7 @@ class PycudaStream(object):
     def __init__(self, device):
         self._device = device
         with device.entered():
-            self.object = pycuda.Stream(NON_BLOCKING)
+            self.object = pycuda.Stream(cuda.STREAM_NON_BLOCKING)
         self.handle = int(self.object.handle)
         self.native = ctypes.c_void_p(self.handle)
         self.synchronize = device.prepared(self.object.synchronize)
