@@ -22,13 +22,14 @@ class Engine:
 
 
 @contextmanager
-def podman_service(folder: Path) -> Iterator[str]:
+def podman_service(folder: Path, *prefix: str | Path) -> Iterator[str]:
+    """`prefix`: a command that starts the service given to it."""
     address = folder / "podman.sock"
     configuration = folder / "containers.conf"
     configuration.write_text(CONTAINERS_CONF)
     podman = ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
     service = subprocess.Popen(
-        [*podman, "system", "service", "--time=0", f"unix://{address}"],
+        [*prefix, *podman, "system", "service", "--time=0", f"unix://{address}"],
         env={**os.environ, "CONTAINERS_CONF": str(configuration)},
         stderr=subprocess.DEVNULL,
     )
@@ -45,8 +46,9 @@ def podman_service(folder: Path) -> Iterator[str]:
 class Dockerd:
     """A daemon of our own, to be killed: its data, socket and processes lie in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str | Path) -> None:
         self._folder = folder
+        self._options = options
         self._address = str(folder / "docker.sock")
         self.url = f"unix://{self._address}"
         self.start()
@@ -56,7 +58,7 @@ class Dockerd:
         # Written by a daemon that was killed; their numbers may be others' by now.
         for left in ("pid", "exec/containerd/containerd.pid"):
             (folder / left).unlink(missing_ok=True)
-        options = ["--data-root", folder / "data", "--exec-root", folder / "exec"]
+        options = ["--data-root", folder / "data", "--exec-root", folder / "exec", *self._options]
         with (folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 [

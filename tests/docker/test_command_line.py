@@ -74,6 +74,6 @@ def essence(found: dict[str, Any]) -> dict[str, Any]:
     del host["RestartPolicy"]  # "no", or nothing, which means the same
     for mount in host["Mounts"]:
         mount.setdefault("ReadOnly", False)
-    for request in host["DeviceRequests"]:
+    for request in host.get("DeviceRequests", ()):
         request["Options"] = request["Options"] or {}
     return {"Config": config, "HostConfig": host}

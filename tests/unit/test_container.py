@@ -30,6 +30,8 @@ from trtenv.runners.daemon import DaemonFacts, PullProgress, check_platform, ide
 from trtenv.runners.docker import DockerRunner
 from trtenv.runners.docker_run import docker_run
 from trtenv.runners.docker_session import explain_death
+from trtenv.runners.gpuchoice import GpuChoice
+from trtenv.runners.gpumodes import Signs
 from trtenv.runners.lifecycle import Leftover, labels, leftovers
 from trtenv.runners.protocol import JOBS_FOLDER, Mount, RunOptions
 
@@ -61,8 +63,9 @@ def body(
     facts: DaemonFacts = DOCKER,
     caller: Caller = ANN,
 ) -> dict[str, Any]:
-    found = binds or []
-    return create_body(IMAGE, options or RunOptions(), command, found, facts=facts, caller=caller)
+    found, options = binds or [], options or RunOptions()
+    gpus = GpuChoice(facts, Signs()).planned(options, str)
+    return create_body(IMAGE, options, command, found, facts=facts, caller=caller, gpus=gpus)
 
 
 def host(*args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class RunFlags(EnvFlags):
     gpus: Annotated[
         str | None, typer.Option(help="all, none, or indices and UUIDs: 0,1.", metavar="GPUS")
     ] = None
+    gpu_mode: Annotated[
+        str,
+        typer.Option(
+            help="How containers get GPUs: auto, toolkit, cdi, runtime or devices.", metavar="MODE"
+        ),
+    ] = "auto"
     # Not --runtime, as docker has it: there that means what runs a model.
     container_runtime: Annotated[
         str | None, typer.Option(help="Such as nvidia: docker run --runtime.", metavar="NAME")
@@ -89,11 +95,14 @@ class RunFlags(EnvFlags):
     network: Annotated[str, typer.Option(help="none, bridge or host.", metavar="MODE")] = "none"
 
     def options(self) -> "RunOptions":
-        from trtenv.runners.protocol import RunOptions
+        from trtenv.runners.protocol import GPU_MODES, RunOptions
         from trtenv.spec.values import parse_size
 
+        if self.gpu_mode not in GPU_MODES:
+            raise UsageError(f"GPU mode `{self.gpu_mode}` is not known", hint=", ".join(GPU_MODES))
         return RunOptions(
             gpus=self.gpus,
+            gpu_mode=self.gpu_mode,
             runtime=self.container_runtime,
             shm_size=parse_size(self.shm_size) if self.shm_size else None,
             memory=parse_size(self.memory) if self.memory else None,

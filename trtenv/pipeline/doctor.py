@@ -7,10 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from trtenv.catalog.host import Host
@@ -19,13 +18,14 @@ from trtenv.catalog.resolve import Wish, place
 from trtenv.paths import cache_folder
 from trtenv.pipeline.staging import PREFIX
 from trtenv.runners.daemon import DaemonFacts, daemon_facts
+from trtenv.runners.gpuchoice import read_signs
+from trtenv.runners.gpumodes import Judgement, judge, nothing_works
 from trtenv.runners.gpus import read_gpus
 
 # An NGC PyTorch image unpacks to about 20 GB; a wheel environment with torch takes about 2 GB.
 ROOM_FOR_IMAGES = 25 * 10**9
 ROOM_FOR_VENVS = 4 * 10**9
 INDEX_TIMEOUT = 20
-CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ def examine(catalog: Mapping[str, Environment]) -> Iterator[Finding]:
     yield from _daemon(facts)
     driver, gpus, problem = read_gpus()
     yield _gpus(driver, [f"{gpu.name} ({gpu.compute_capability})" for gpu in gpus], problem)
-    yield from _toolkit(facts, has_gpu=bool(gpus))
+    if facts.reachable:
+        yield from _gpu_modes(judge(facts, read_signs(facts)), has_gpu=bool(gpus))
     yield from _disk(facts)
     pythons = sorted(
         {minor for env in catalog.values() if env.kind == "wheel" for minor in env.python}
@@ -92,22 +93,24 @@ def _gpus(driver: str | None, gpus: list[str], problem: str | None) -> Finding:
     return Finding("GPU", "ok", f"driver {driver}: {', '.join(gpus) or 'no GPU'}")
 
 
-def _toolkit(facts: DaemonFacts, *, has_gpu: bool) -> Iterator[Finding]:
-    if not (facts.reachable and has_gpu):
-        return
-    specs = [str(path) for folder in CDI_FOLDERS for path in folder.glob("*nvidia*")]
-    ways = [f"runtime {name}" for name in facts.runtimes if "nvidia" in name]
-    ways += [f"CDI {name}" for name in facts.cdi_devices] or [f"CDI file {path}" for path in specs]
-    if ways:
-        yield Finding("GPU in containers", "ok", ", ".join(ways))
-        return
-    yield Finding(
-        "GPU in containers",
-        "problem",
-        "neither the NVIDIA Container Toolkit nor a CDI file was found",
-        "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker "
-        "&& sudo systemctl restart docker",
-    )
+def _gpu_modes(judgements: Sequence[Judgement], *, has_gpu: bool) -> Iterator[Finding]:
+    """Each way to a GPU in containers; a problem only where there is a GPU and no way to it."""
+    for one in judgements:
+        if one.works is None:
+            yield Finding(f"--gpu-mode {one.mode}", "absent", f"not known: {one.why}")
+        else:
+            state = "ok" if one.works else "absent"
+            remedy = None if one.works or not has_gpu else one.remedy
+            yield Finding(f"--gpu-mode {one.mode}", state, one.why, remedy)
+    modes = [one.mode for one in judgements if one.works is not False]
+    if modes:
+        state = "ok" if any(one.works for one in judgements) else "absent"
+        yield Finding("GPU in containers", state, f"--gpu-mode auto tries {', '.join(modes)}")
+    elif has_gpu:
+        error = nothing_works(judgements)
+        yield Finding("GPU in containers", "problem", error.message, error.hint)
+    else:
+        yield Finding("GPU in containers", "absent", "none of these works, and there is no GPU")
 
 
 def _disk(facts: DaemonFacts) -> Iterator[Finding]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from trtenv.errors import GpuUnavailable, HostError, UsageError
+from trtenv.errors import HostError, UsageError
 from trtenv.runners.daemon import DaemonFacts
 from trtenv.runners.protocol import JOBS_FOLDER, Mount, RunOptions
 
@@ -25,8 +26,6 @@ DEFAULT_SHM = 16 * GIB
 PIDS_LIMIT = 8192
 # What NVIDIA's images ask for in their banner.
 ULIMITS = (("memlock", -1), ("stack", 67108864))
-# From this version on, Podman's Docker API passes CDI devices on; before, it drops all GPUs.
-PODMAN_WITH_GPUS = (5, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,14 @@ class Bind:
     source: Path
     target: str
     read_only: bool = True
+
+
+class Gpus(NamedTuple):
+    """What a create request gets for its GPUs; `host` are fields of HostConfig."""
+
+    host: Mapping[str, Any] = MappingProxyType({})
+    variables: Mapping[str, str] = MappingProxyType({})
+    binds: Sequence[Bind] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +173,11 @@ def create_body(
     *,
     facts: DaemonFacts,
     caller: Caller,
+    gpus: Gpus,
 ) -> dict[str, Any]:
     """The body of POST /containers/create, without labels: they belong to one run."""
     user = user_of(options, facts, caller)
-    environment = {**variables(user), **options.variables}
-    if options.gpus == "none":
-        # Where nvidia is the default runtime, the image's own variable would bring all GPUs in.
-        environment.setdefault("NVIDIA_VISIBLE_DEVICES", "void")
+    environment = {**variables(user), **options.variables, **gpus.variables}
     body: dict[str, Any] = {
         "Image": image,
         "Cmd": list(command.argv),
@@ -188,11 +193,11 @@ def create_body(
         "AttachStderr": True,
         "HostConfig": {
             "NetworkMode": options.network,
-            **_mounts(binds, facts),
+            **_mounts(without_doubles([*gpus.binds, *binds]), facts),
             "ShmSize": options.shm_size or min(DEFAULT_SHM, facts.memory or DEFAULT_SHM),
             **_rights(user, options, facts, caller),
             **_limits(options, facts),
-            **_gpus(options, facts),
+            **gpus.host,
         },
     }
     if command.entrypoint is not None:
@@ -254,30 +259,3 @@ def _limits(options: RunOptions, facts: DaemonFacts) -> dict[str, Any]:
         # Without swap on top: a limit that swaps is a job that seems to hang.
         limits |= {"Memory": options.memory, "MemorySwap": options.memory}
     return limits
-
-
-def _gpus(options: RunOptions, facts: DaemonFacts) -> dict[str, Any]:
-    wish = options.gpus or ("all" if options.needs_gpu else "none")
-    found: dict[str, Any] = {"Runtime": options.runtime} if options.runtime else {}
-    if wish == "none":
-        return found
-    request: dict[str, Any]
-    devices = wish.split(",")
-    if facts.name == "podman" or "=" in wish:
-        if facts.name == "podman" and _numbers(facts.version) < PODMAN_WITH_GPUS:
-            raise GpuUnavailable(
-                f"Podman {facts.version} drops the wish for a GPU that comes through its socket "
-                "(needed: 5.4 or newer)",
-                hint="update Podman, use Docker, or do without a GPU: --gpus none",
-            )
-        names = [name if "=" in name else f"nvidia.com/gpu={name}" for name in devices]
-        request = {"Driver": "cdi", "DeviceIDs": names}
-    elif wish == "all":
-        request = {"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}
-    else:
-        request = {"Driver": "", "DeviceIDs": devices, "Capabilities": [["gpu"]]}
-    return {**found, "DeviceRequests": [request]}
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdigit())

@@ -57,6 +57,8 @@ class DaemonFacts:
     cgroup_version: str = ""
     runtimes: tuple[str, ...] = ()
     cdi_devices: tuple[str, ...] = ()
+    cdi_folders: tuple[str, ...] = ()
+    kernel: str = ""
     data_root: str = ""
     free_bytes: int | None = None
     memory: int | None = None
@@ -198,6 +200,8 @@ def inspect_daemon(client: DockerClient, url: str = "") -> DaemonFacts:
         cdi_devices=tuple(
             entry["ID"] for entry in info.get("DiscoveredDevices") or () if entry["Source"] == "cdi"
         ),
+        cdi_folders=tuple(info.get("CDISpecDirs") or ()),
+        kernel=info.get("KernelVersion") or "",
         data_root=root,
         free_bytes=_free_bytes(root),
         memory=info.get("MemTotal") or None,

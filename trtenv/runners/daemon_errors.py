@@ -18,7 +18,7 @@ from trtenv.errors import (
     UsageError,
 )
 
-__all__ = ["explain", "refuses_ulimits"]
+__all__ = ["cannot_give_gpus", "explain", "refuses_ulimits"]
 
 TOOLKIT_PAGE = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit"
 NGC_HOST = "nvcr.io"
@@ -81,7 +81,8 @@ DAEMON = (
     ),
 )
 
-GPU = (
+# The daemon lacks what one way to a GPU needs.
+NO_SUCH_WAY = (
     Known(
         r'could not select device driver "(?:nvidia)?" with capabilities: \[\[',
         GpuUnavailable,
@@ -93,7 +94,7 @@ GPU = (
         r'could not select device driver "cdi"',
         GpuUnavailable,
         "this Docker does not know CDI devices (needs Docker 25 or newer)",
-        "ask for GPUs without CDI: --gpus all",
+        "update Docker, or ask for GPUs without CDI: --gpus all, without --gpu-mode cdi",
     ),
     Known(
         r"(?:unknown or invalid runtime name:|Unknown runtime specified|OCI runtime) "
@@ -101,8 +102,18 @@ GPU = (
         HostError,
         "the container daemon has no runtime `{runtime}`",
         "register it: sudo nvidia-ctk runtime configure --runtime=docker, then "
-        "sudo systemctl restart docker; or leave out --runtime: --gpus needs none",
+        "sudo systemctl restart docker; or leave out --container-runtime: --gpus needs none",
     ),
+    Known(
+        r"unresolvable CDI devices (?P<devices>\S+)",
+        GpuUnavailable,
+        "no CDI description of the device {devices} on this machine",
+        "write it: sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; on a machine "
+        "without an NVIDIA GPU: --gpus none",
+    ),
+)
+
+GPU = (
     Known(
         r"unsatisfied condition: (?P<what>[a-z]+) ?>= ?(?P<version>[\d.]+)",
         GpuUnavailable,
@@ -128,13 +139,6 @@ GPU = (
         GpuUnavailable,
         "this machine has no GPU `{device}`",
         "list them: nvidia-smi -L",
-    ),
-    Known(
-        r"unresolvable CDI devices (?P<devices>\S+)",
-        GpuUnavailable,
-        "no CDI description of the device {devices} on this machine",
-        "write it: sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; on a machine "
-        "without an NVIDIA GPU: --gpus none",
     ),
 )
 
@@ -250,7 +254,7 @@ CONTAINER = (
     ),
 )  # fmt: skip
 
-TABLE = (*DAEMON, *GPU, *CONTAINER, *IMAGE)
+TABLE = (*DAEMON, *NO_SUCH_WAY, *GPU, *CONTAINER, *IMAGE)
 
 
 def explain(text: str, *, image: str = "") -> TrtenvError:
@@ -270,6 +274,12 @@ def explain(text: str, *, image: str = "") -> TrtenvError:
             # The text itself may hold what the row leaves out; -v shows it, and so do details.
             return known.error(message, hint=known.hint.format_map(words), details=(text,))
     return EnvironmentFailed(f"the container daemon says: {text}")
+
+
+def cannot_give_gpus(error: TrtenvError) -> bool:
+    """Whether this way to a GPU is not there; another may be. Not so for a GPU that is not there."""
+    text = "\n".join(error.details)
+    return any(re.search(known.pattern, text) for known in NO_SUCH_WAY)
 
 
 def refuses_ulimits(text: str) -> bool:

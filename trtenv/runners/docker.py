@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,12 @@ from trtenv.errors import EnvironmentFailed, UsageError
 from trtenv.paths import cache_folder
 from trtenv.runners import container as plan
 from trtenv.runners import daemon, terminal
-from trtenv.runners.container import Bind, Caller, Command
+from trtenv.runners.container import Bind, Caller, Command, Gpus
 from trtenv.runners.daemon import DaemonFacts
 from trtenv.runners.docker_run import docker_run
 from trtenv.runners.docker_session import DockerSession
+from trtenv.runners.gpuchoice import GpuChoice
+from trtenv.runners.gpumodes import Signs
 from trtenv.runners.lifecycle import Container, Leftover, force_remove, labels, leftovers
 from trtenv.runners.protocol import JOBS_FOLDER, Identity, RunOptions, Session
 
@@ -33,13 +35,21 @@ class DockerRunner:
 
     name = "docker"
 
+    def __init__(self, signs: Signs | None = None) -> None:
+        """`signs`: what this machine shows of its GPUs, if not to be read from it."""
+        self._signs = signs
+
     @cached_property
     def client(self) -> DockerClient:
         return daemon.connect()
 
     @cached_property
     def facts(self) -> DaemonFacts:
-        return daemon.inspect_daemon(self.client)
+        return daemon.inspect_daemon(self.client, str(self.client.api.base_url))
+
+    @cached_property
+    def _gpus(self) -> GpuChoice:
+        return GpuChoice(self.facts, self._signs)
 
     def prepare(self, environment: Environment, options: RunOptions) -> Identity:
         reference = self._reference(environment, options)
@@ -108,10 +118,10 @@ class DockerRunner:
             [*plan.session_binds(staging), *_localtime(), *plan.option_binds(options.mounts)]
         )
         command = Command(argv=plan.WORKER[1:], entrypoint=plan.WORKER[:1], workdir=plan.HOME)
-        body = self._body(reference, options, command, binds)
-        body["Labels"] = labels(environment.name, "session")
         log = staging / "session.log"
-        with Container(self.client, body, options.name) as container, log.open("ab") as handle:
+        marks = labels(environment.name, "session")
+        running = self._running(reference, options, command, binds, marks)
+        with running as container, log.open("ab") as handle:
             yield DockerSession(container, binds, staging, log, handle, options.memory)
 
     def execute(self, environment: Environment, options: RunOptions, argv: Sequence[str]) -> int:
@@ -125,9 +135,8 @@ class DockerRunner:
             as_terminal = terminal.is_terminal()
             binds = _checked([*plan.home_binds(staging), *_execute_binds(options)])
             command = Command(argv=argv or plan.SHELL, workdir=plan.WORKDIR, tty=as_terminal)
-            body = self._body(reference, options, command, binds)
-            body["Labels"] = labels(environment.name, "execute")
-            with Container(self.client, body, options.name) as container:
+            marks = labels(environment.name, "execute")
+            with self._running(reference, options, command, binds, marks) as container:
                 terminal.relay(container, as_terminal=as_terminal)
                 return container.wait()
 
@@ -144,6 +153,9 @@ class DockerRunner:
         can be pasted. No daemon is needed; where none answers, an ordinary Docker is assumed.
         """
         facts = daemon.daemon_facts()
+        if not facts.reachable:
+            facts = DaemonFacts(reachable=False)
+        reference = environment.image or _planned_image(environment, options)
         if tuple(argv[: len(plan.WORKER)]) == plan.WORKER:
             jobs = Bind(JOBS_FOLDER, f"{plan.ROOT}/jobs")
             binds = [*(plan.session_binds(staging) if staging else [jobs]), *_localtime()]
@@ -155,12 +167,15 @@ class DockerRunner:
                 argv=argv or plan.SHELL, workdir=plan.WORKDIR, tty=terminal.is_terminal()
             )
         body = plan.create_body(
-            environment.image or _planned_image(environment, options),
+            reference,
             options,
             command,
             plan.without_doubles(binds),
-            facts=facts if facts.reachable else DaemonFacts(),
+            facts=facts,
             caller=Caller.current(),
+            gpus=GpuChoice(facts, self._signs).planned(
+                options, lambda: self._library_path(reference)
+            ),
         )
         if staging is None:
             body["HostConfig"]["Tmpfs"] = {plan.HOME: "mode=1777"}
@@ -176,12 +191,29 @@ class DockerRunner:
             force_remove(self.client, leftover.id)
         return found
 
-    def _body(
-        self, reference: str, options: RunOptions, command: Command, binds: Sequence[Bind]
-    ) -> dict[str, Any]:
-        return plan.create_body(
-            reference, options, command, binds, facts=self.facts, caller=Caller.current()
-        )
+    def _running(
+        self,
+        reference: str,
+        options: RunOptions,
+        command: Command,
+        binds: Sequence[Bind],
+        marks: Mapping[str, str],
+    ) -> AbstractContextManager[Container]:
+        def body(gpus: Gpus) -> dict[str, Any]:
+            facts, caller = self.facts, Caller.current()
+            found = plan.create_body(
+                reference, options, command, binds, facts=facts, caller=caller, gpus=gpus
+            )
+            return {**found, "Labels": dict(marks)}
+
+        return self._gpus.running(self.client, options, lambda: self._library_path(reference), body)
+
+    def _library_path(self, reference: str) -> str:
+        """The image's own LD_LIBRARY_PATH; empty where it has none, or is not here yet."""
+        image = daemon.find_image(self.client, reference) or {}
+        variables = (image.get("Config") or {}).get("Env") or ()
+        found = dict(entry.partition("=")[::2] for entry in variables)
+        return str(found.get("LD_LIBRARY_PATH", ""))
 
     def _make_home(self, staging: Path, options: RunOptions) -> None:
         user = plan.user_of(options, self.facts, Caller.current())

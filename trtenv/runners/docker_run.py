@@ -45,6 +45,9 @@ def docker_run(body: Mapping[str, Any], name: str | None = None) -> list[str]:
 def _host_flags(host: Mapping[str, Any]) -> Iterator[str]:
     for request in host.get("DeviceRequests", ()):
         yield from _gpu_flags(request)
+    for device in host.get("Devices", ()):
+        names = (device["PathOnHost"], device["PathInContainer"], device["CgroupPermissions"])
+        yield from ("--device", ":".join(names))
     yield from ("--shm-size", _size(host["ShmSize"]))
     if "Memory" in host:
         yield from ("--memory", _size(host["Memory"]), "--memory-swap", _size(host["MemorySwap"]))

@@ -21,6 +21,7 @@ from trtenv.errors import JobFailed, OutOfMemory
 
 JOBS_FOLDER = Path(__file__).parent.parent / "jobs"
 LOG_TAIL_LINES = 20
+GPU_MODES = ("auto", "toolkit", "cdi", "runtime", "devices")
 
 
 class Mount(NamedTuple):
@@ -36,13 +37,14 @@ class RunOptions:
     """How an environment is started; each relaxation of the defaults is a flag of the CLI.
 
     gpus: "none", "all", or indices, UUIDs "0,1"; None asks for GPUs where the job needs one and the
-    host has one. shm_size in bytes; None means 16 GiB, capped by the machine's memory. memory is the
-    most that a container may use, in bytes; None means all there is. base_image and extra_requirements
-    are of images that are built for wheel environments. needs_packages are what a model needs beside
-    torch: "torchvision", "ultralytics".
+    host has one. gpu_mode is one of GPU_MODES: how a container gets them. shm_size in bytes; None means
+    16 GiB, capped by the machine's memory. memory is the most that a container may use, in bytes; None
+    means all there is. base_image and extra_requirements are of images that are built for wheel
+    environments. needs_packages are what a model needs beside torch: "torchvision", "ultralytics".
     """
 
     gpus: str | None = None
+    gpu_mode: str = "auto"
     runtime: str | None = None
     shm_size: int | None = None
     memory: int | None = None

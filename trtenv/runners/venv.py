@@ -44,7 +44,7 @@ __all__ = ["VenvRunner", "VenvSession"]
 LOOK: Final = r"""
 import hashlib, importlib.util, json, os, sys
 found = {}
-for name in ("tensorrt", "tensorrt_rtx", "torch"):
+for name in sys.argv[1:]:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.origin:
         continue
@@ -208,8 +208,9 @@ def _own_python(environment: Environment) -> Path:
 
 def _identity_of_python(environment: Environment, options: RunOptions) -> Identity:
     place = Place(python=_own_python(environment), variables=dict(environment.variables))
+    names = sorted({"tensorrt", "tensorrt_rtx", "torch"} | environment.holds)
     looked = subprocess.run(
-        [str(place.python), "-c", LOOK],
+        [str(place.python), "-c", LOOK, *names],
         capture_output=True,
         text=True,
         check=False,
