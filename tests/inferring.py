@@ -128,7 +128,6 @@ def parameters(model: Path, files: list[dict[str, Any]], **more: Any) -> dict[st
         "save": ["json"],
         "threads": 2,
         "slots": 2,
-        "limit_pictures": None,
     }
     return {**plain, **more}
 

@@ -608,6 +608,7 @@ def test_plots(folder: Path, name: str, start: bytes, rows: int) -> None:
         ("bench digits.onnx --onnx", "--onnx: no engine is named"),
         ("bench digits.onnx --weights x.pt", "--weights belongs to a PyTorch model"),
         ("bench digits.onnx --device-memory x", "--device-memory: `x` is not known"),
+        ("bench digits.onnx --device-memory driver", "--device-memory belongs to an engine"),
         ("bench digits.onnx --plot digits.onnx", "neither PNG nor SVG"),
         ("bench digits.onnx -o digits.onnx", "is no result of `trtenv bench`"),
         ("bench m.engine --batch 17", "does not take batch 17"),

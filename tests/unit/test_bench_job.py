@@ -249,7 +249,7 @@ def test_shapes(
         ([IMAGE], {"shapes": {"img": [1, 3, 4, 4]}}, "no input is called `img`; there are `image`"),
         ([IMAGE], {"shapes": {"image": [1, 3, 4]}}, "rank 4; 1x3x4 has rank 3"),
         ([FIXED], {"batch": 8}, "no input takes a batch of 8"),
-        ([IMAGE, FIXED], {"shapes": {"": [1, 3, 4, 4]}}, "no input is called ``"),
+        ([IMAGE, FIXED], {"shapes": {"": [1, 3, 4, 4]}}, "names none of several inputs"),
     ],
 )
 def test_shapes_that_are_none(tensors: list[Tensor], case: dict[str, Any], words: str) -> None:

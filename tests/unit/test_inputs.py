@@ -1,6 +1,8 @@
 """Which files --input names, and what they are called in results."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,40 @@ def test_arrays_may_name_the_input_they_fill(photos: Path) -> None:
     assert found.kind == "arrays"
     assert [source.input for source in found.files] == ["image", None]
     assert find_sources(["arrays/c.raw"]).kind == "raw"
+
+
+def test_one_file_may_fill_several_inputs_and_several_runs(photos: Path) -> None:
+    texts = ["a=arrays/b.npy", "b=arrays/b.npy", "a=arrays/b.npy", "b=arrays/a.npz"]
+    found = find_sources(texts).files
+    assert [source.input for source in found] == ["a", "b", "a", "b"]
+    assert len({source.name for source in found}) == 4
+
+
+def test_a_folder_may_be_named_too(photos: Path) -> None:
+    assert {source.input for source in find_sources(["image=more", "photos"]).files} == {
+        "image", None,
+    }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match="photos/deep` cannot be looked into: Permission denied"):
+        names("photos")
+
+
+def test_names_that_are_no_text_are_refused_before_anything_starts(photos: Path) -> None:
+    Path(os.fsdecode(b"photos/caf\xe9.png")).touch()
+    with pytest.raises(UsageError, match="caf\N{REPLACEMENT CHARACTER}"):
+        names("photos")
 
 
 @pytest.mark.parametrize(

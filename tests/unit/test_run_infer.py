@@ -258,10 +258,10 @@ def test_a_runner_that_fails_leaves_the_results_before(
     assert (tmp_path / "out" / "results.csv").exists()
 
 
-def test_pictures_are_limited_and_the_sheet_is_of_all(tmp_path: Path) -> None:
-    files = greys(tmp_path / "in", levels(100), (16, 16))
+def test_pictures_and_a_sheet_alone(tmp_path: Path) -> None:
+    files = greys(tmp_path / "in", levels(3), (16, 16))
     out = tmp_path / "out"
-    run(brightness(tmp_path / "m.onnx"), files, out, save=["pictures", "sheet"], limit_pictures=3)
+    run(brightness(tmp_path / "m.onnx"), files, out, save=["pictures", "sheet"])
     assert sorted(path.name for path in (out / "pictures").iterdir()) == [
         "00000.png", "00001.png", "00002.png",
     ]  # fmt: skip
@@ -352,3 +352,29 @@ def test_helpers_tell_levels_apart(tmp_path: Path) -> None:
     files = greys(tmp_path / "in", [0, 255])
     run(brightness(tmp_path / "m.onnx"), files, tmp_path / "out")
     assert [inferring.level(entry) for entry in lines(tmp_path / "out")] == [0, 255]
+
+
+def test_the_card_that_was_used_is_told_and_names_of_inputs_count(tmp_path: Path) -> None:
+    model, (file,) = brightness(tmp_path / "m.onnx"), greys(tmp_path / "in", [9])
+    assert run(model, [{**file, "input": "image"}], tmp_path / "out")["task"] == inferring.CARD
+    with pytest.raises(JobError, match="no input `picture`; it has image"):
+        run(model, [{**file, "input": "picture"}], tmp_path / "other")
+
+
+def test_an_export_s_optimum_decides_batch_and_size(tmp_path: Path) -> None:
+    model = brightness(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+    files = greys(tmp_path / "in", levels(6))
+    params = parameters(model, files)
+    params["runner"]["optimum"] = {"image": [4, 3, 16, 16]}
+    values = infer.run(params, JobIO(tmp_path / "out"))
+    assert (values["batch"], values["batches"]) == (4, 2)
+    assert [level(entry) for entry in lines(tmp_path / "out")] == levels(6)
+
+
+def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
+    io = JobIO(tmp_path / "out")
+    files = greys(tmp_path / "in", [9])
+    os.mkfifo(tmp_path / "pipe.png")
+    files.append(source(tmp_path / "pipe.png", name="a\nb\x1b[31m.png"))
+    infer.run(parameters(brightness(tmp_path / "m.onnx"), files), io)
+    assert io.logs == ["a\\nb\\x1b[31m.png is left out: it is no regular file"]

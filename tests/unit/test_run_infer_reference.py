@@ -1,4 +1,4 @@
-"""ONNX Runtime and PyTorch as runners."""
+"""ONNX Runtime as a runner; PyTorch is in tests/export."""
 
 import threading
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits_onnx import EXAMPLES, pictures, write_digits
 from inferring import JobIO, summed, twice
 from onnx import TensorProto
 from runtime import runners
@@ -108,46 +107,8 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
         opened(path)
 
 
-def torch_runner(path: Path, io: JobIO, **more: Any) -> Any:
-    pytest.importorskip("torch")
-    spec = {"kind": "python", "path": str(path), "factory": None, **more.pop("spec", {})}
-    params = {"runtime": "torch", "model": spec, "inputs": None, "outputs": None, **more}
-    return runners.open_runner(params, io)
-
-
-def test_torch_computes_what_the_exported_file_does(tmp_path: Path) -> None:
-    weights = {"weights": str(EXAMPLES / "digits.safetensors")}
-    runner = torch_runner(EXAMPLES / "digits.py", JobIO(tmp_path), spec=weights)
-    assert [(t.name, t.dtype, t.shape) for t in runner.inputs] == [
-        ("image", "float32", [-1, 1, 32, 32])
-    ]
-    assert [(t.name, t.shape) for t in runner.outputs] == [("logits", [-1, 10])]
-    feed = {"image": pictures()}
-    expected = opened(write_digits(tmp_path / "digits.onnx")).run(feed)["logits"]
-    assert runner.run(feed)["logits"] == pytest.approx(expected, abs=1e-3)
-    assert runner.describe()["runtime"] == "torch"
-    assert not list(tmp_path.glob(".work-*"))
-    runner.close()
-
-
-def test_torch_takes_the_names_and_types_of_an_engine(tmp_path: Path) -> None:
-    path = tmp_path / "model.py"
-    path.write_text(
-        "import torch\n\nclass Model(torch.nn.Module):\n    def forward(self, ids, mask):\n"
-        "        return {'a': ids * mask, 'b': ids.sum()}\n\nmodel = Model\n"
-    )
-    inputs = [
-        {"name": "tokens", "dtype": "int64", "shape": [-1, 4]},
-        {"name": "weights", "dtype": "float32", "shape": [-1, 4]},
-    ]
-    runner = torch_runner(path, JobIO(tmp_path), inputs=inputs, outputs=["product", "sum"])
-    assert [t.name for t in runner.inputs] == ["tokens", "weights"]
-    assert [(t.name, t.dtype, t.shape) for t in runner.outputs] == [
-        ("product", "float32", [-1, 4]), ("sum", "int64", []),
-    ]  # fmt: skip
-    feed = {"tokens": np.full((3, 4), 2), "weights": np.full((3, 4), 0.5, np.float32)}
-    found = runner.run(feed)
-    assert (found["product"] == 1).all()
-    assert found["sum"] == 24
-    with pytest.raises(JobError, match="forward"):
-        runner.run({"tokens": np.ones((3, 4), int), "weights": np.ones((2, 4), np.float32)})
+def test_the_optimum_of_an_export_is_taken_where_the_shape_allows_it(tmp_path: Path) -> None:
+    path = twice(tmp_path / "m.onnx")
+    for told, expected in (([4, 2], [4, 2]), ([4, 3], None), ([4], None), (None, None)):
+        (tensor,) = opened(path, optimum={"x": told, "other": [1]}).inputs
+        assert (tensor.minimum, tensor.optimum, tensor.maximum) == (None, expected, None)

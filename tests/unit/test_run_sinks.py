@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from inferring import JobIO, brightness, greys, run
 from PIL import Image
 from runtime import sinks, workers
+from worker import JobError
 
 
 def names(*files: str) -> list[str]:
@@ -107,8 +108,46 @@ def test_a_write_that_fails_leaves_no_file_of_that_name(tmp_path: Path) -> None:
 
 def test_the_sheet_shows_few_of_many(tmp_path: Path) -> None:
     pool = type("Pool", (), {"count": 1})()
-    shown = sinks.Pictures(JobIO(tmp_path), ["sheet"], ["n"] * 1000, pool, None, None)
+    shown = sinks.Pictures(JobIO(tmp_path), ["sheet"], ["n"] * 1000, pool, None)
     chosen = sorted(shown._sheet)
     assert len(chosen) == sinks.PICTURES_IN_SHEET
     assert chosen[0] == 0
     assert max(b - a for a, b in itertools.pairwise(chosen)) <= 16
+
+
+def test_outputs_may_have_any_name(tmp_path: Path) -> None:
+    outputs = {name: np.arange(3) for name in ("file", "allow_pickle", "/head/out", "a.npy")}
+    sinks.save_arrays(JobIO(tmp_path), ["npz"], "a", outputs)
+    with np.load(tmp_path / "outputs" / "a.npz") as found:
+        assert set(found) >= {"file", "allow_pickle", "/head/out"}
+        assert (found["file"] == outputs["file"]).all()
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("save", ["npz", "pictures", "sheet"])
+def test_a_full_disk_is_told_and_leaves_room_to_tell_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str
+) -> None:
+    monkeypatch.setattr(workers, "write_whole", no_space)
+    files = greys(tmp_path / "in", [10, 20])
+    with pytest.raises(JobError, match="No space left") as caught:
+        run(brightness(tmp_path / "m.onnx"), files, tmp_path / "out", save=["json", save])
+    assert caught.value.kind == "write"
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.process
+def test_processes_tell_of_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "THREADS_ENOUGH", 1)
+    code = (
+        "import runtime.workers as w\ndef f(*a): raise OSError(28, 'No space')\nw.write_whole = f"
+    )
+    start = workers.START.replace("from runtime", f"exec({code!r}); from runtime")
+    monkeypatch.setattr(workers, "START", start)
+    files = greys(tmp_path / "in", [10] * 70)
+    with pytest.raises(JobError, match="No space") as caught:
+        run(brightness(tmp_path / "m.onnx"), files, tmp_path / "out", save=["pictures"])
+    assert caught.value.kind == "write"

@@ -226,3 +226,16 @@ def test_a_safe_cast_keeps_what_numbers_say() -> None:
     assert runners.safe_cast(tensor, np.array([0.5])).dtype == np.float16
     with pytest.raises(JobError, match="complex"):
         runners.safe_cast(tensor, np.array([1j]))
+
+
+def test_shapes_are_of_inputs_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "x.raw"
+    path.write_bytes(b"\0" * 16)
+    with pytest.raises(JobError, match="no input `y`; it has x"):
+        run(
+            twice(tmp_path / "m.onnx"),
+            [source(path)],
+            tmp_path / "out",
+            kind="raw",
+            shapes={"y": [2, 2]},
+        )

@@ -149,6 +149,7 @@ def test_an_engine_stands_for_the_onnx_file_it_was_built_from(tmp_path: Path) ->
         ("a.engine", "onnxruntime", "no stamp tells"),
         ("m.py:model", "onnxruntime", "does not run in onnxruntime"),
         ("m.py:model", "caffe", "not known"),
+        ("m.py", None, "names no factory"),
     ],
 )
 def test_what_cannot_run_there_is_refused(

@@ -102,6 +102,57 @@ def test_the_same_infinities_agree_and_are_told() -> None:
     assert output["nonfinite"] == {"count": 0, "same": 2, "first": None}
 
 
+def test_what_is_finite_is_measured_beside_what_is_not() -> None:
+    found, expected = arrays(0, 0.0)
+    whole = compare([array * 1.5 for array in found], expected)
+    found[1][2, 7] = expected[1][2, 7] = np.nan
+    found[1][3, 1] = np.nan
+    output = compare([array * 1.5 for array in found], expected)
+    assert output["rel"] == pytest.approx(0.5) == whole["rel"]
+    assert output["mean_abs"] > 0
+    found, expected = arrays(0, 0.0, count=1)
+    output = compare([found[0] * np.nan], expected)
+    measures = ("rel", "max_abs", "mean_abs", "max_rel", "cosine", "max_abs_at")
+    assert [output[key] for key in measures] == [None] * 6
+
+
+def test_a_nan_is_equal_to_a_nan() -> None:
+    both = [np.array([[1, np.nan, np.inf, 2]], "f4")]
+    limits = {**LIMITS, "asked": {"": {"equal": 1.0}}}
+    assert compare(both, both, limits)["equal"] == 1
+
+
+def summary(outputs: dict[str, Any], asked: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Of outputs that both runs have."""
+    comparison = Comparison.start(list(outputs), list(outputs), None)
+    limits = {**LIMITS, "asked": asked or {}}
+    comparison.check(limits)
+    comparison.add(batch(0, 2), outputs, outputs, limits)
+    return comparison.summary(limits)
+
+
+def test_what_is_empty_in_both_is_a_note_unless_it_is_all_there_is() -> None:
+    empty, scores = np.zeros((0, 4), np.int64), np.ones((2, 3), "f4")
+    found = summary({"boxes": empty, "scores": scores})
+    assert found["agrees"]
+    assert found["outputs"][0]["equal"] is None
+    assert found["notes"] == ["`boxes` is empty in both: nothing of it was compared"]
+    for nothing in (empty, scores * np.nan):
+        found = summary({"y": nothing})
+        assert not found["agrees"]
+        assert found["outputs"][0]["problems"] == ["nothing finite was compared"]
+
+
+def test_limits_that_nothing_can_be_held_to_do_not_pass() -> None:
+    outputs = {"y": np.ones((2, 3), "f4"), "count": np.ones(2, "i4")}
+    assert summary(outputs, {"": {"top1": 0.9}})["agrees"]
+    found = summary(outputs, {"count": {"top1": 0.9}})
+    assert found["outputs"][1]["problems"] == ["top1 is asked for, and it has none"]
+    assert not found["agrees"]
+    with pytest.raises(JobError, match="no output `x` to compare; there is `y`, `count`"):
+        summary(outputs, {"x": {"rel": 0.1}})
+
+
 def test_a_mirrored_infinity_does_not_agree() -> None:
     found, expected = arrays(0, 0.0)
     found[0][0, 0], expected[0][0, 0] = np.inf, -np.inf
@@ -136,6 +187,19 @@ def test_shapes(shape: tuple[int, ...], problem: str, note: bool) -> None:
     assert problem in "".join(summary["outputs"][0]["problems"])
     assert summary["agrees"] is note
     assert bool(summary["notes"]) is note
+
+
+def test_what_has_no_limit_may_have_another_size() -> None:
+    """As boxes after NMS, which labels are there to judge."""
+    comparison = Comparison.start(["y"], ["y"], None)
+    limits = {**LIMITS, "asked": {"y": {"rel": None}}}
+    arrays_ = ({"y": np.ones((3, 4), "f4")}, {"y": np.ones((2, 4), "f4")})
+    comparison.add(batch(0, 2), *arrays_, limits)
+    comparison.add(batch(1, 2), {"y": np.ones((2, 4), "f4")}, arrays_[1], limits)
+    found = comparison.summary(limits)
+    assert found["agrees"]
+    assert "`y` is [3, 4], and [2, 4] in the reference" in found["notes"][0]
+    assert not comparison.summary(LIMITS)["agrees"]
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "bool", "uint8"])

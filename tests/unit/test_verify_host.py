@@ -62,7 +62,10 @@ def test_limits(texts: list[str], expected: dict[str, Any]) -> None:
     assert parse_limits(texts) == expected
 
 
-@pytest.mark.parametrize("text", ["rel", "rel=x", "rel=-1", "rel=inf", "rel=nan", "error=1", "=1"])
+@pytest.mark.parametrize(
+    "text",
+    ["rel", "rel=x", "rel=-1", "rel=inf", "rel=nan", "error=1", "=1", "equal=99", "top1=1.1"],
+)
 def test_limits_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--tolerance"):
         parse_limits([text])
@@ -137,8 +140,11 @@ def test_the_precision_of_an_onnx_file_is_that_of_its_weights(
         (["d.onnx", "--against", "d.onnx", "--max-drop", "1"], "--max-drop is about accuracy"),
         (["d.onnx", "--against", "d.onnx", "--min-metric", "0.9", "--labels", "l.csv"], "in percent"),
         (["d.onnx", "--against", "d.onnx", "--labels", "empty"], "holds no images"),
+        (["d.onnx", "--against", "d.onnx", "--labels", "l.csv"], "--labels are of images"),
+        (["d.onnx", "--against", "d.onnx", "--labels", "empty", "--task", "segment"], "--labels are of"),
         (["d.onnx", "--against", "d.onnx", "-i", "x.npy", "--labels", "l.csv"], "--labels are of images"),
         (["d.onnx", "--against", "d.onnx", "-i", "p.png"], "nothing tells how images become the input"),
+        (["d.onnx", "--against", "d.onnx", "--profile", "1"], "--profile is of an engine"),
         (["d.onnx", "--against", "m.py:model", "--bisect"], "--bisect looks into an ONNX file"),
         (["d.onnx", "--against", "d.onnx", "--tolerance", "x=1"], "--tolerance"),
     ],
@@ -161,6 +167,13 @@ def test_an_engine_without_its_onnx_file_beside_it(
     code, _, err = run(capsys, "verify", str(engine), *HERE)
     assert code == 2
     assert "which it was built from, is not beside it" in err
+    assert "--against" in err
+    assert "--onnx" not in err
+    assert "--onnx FILE" not in run(capsys, "bench", str(engine), "--onnx", *HERE)[2]
+    write_digits(engine.with_name("digits.onnx"))
+    code, _, err = run(capsys, "verify", str(engine), *HERE)
+    assert code == 7
+    assert "changed since" in err
     assert "--against" in err
 
 
@@ -278,8 +291,10 @@ def test_a_table_names_files_and_classes(folder: Path) -> None:
     ("text", "message"),
     [
         ("a.png,bird\n", "the label `bird`"),
-        ("a.png\n", "row 1 has no label"),
+        ("a.png\n", "line 1 has no label"),
         ("z.png,0\n", "none of"),
+        ("file,label\n\na.png,0\na.png,1\n", "line 4 gives `a.png` another label"),
+        ("a.png,2\n", "the label `2` is none of the model's 2 labels"),
     ],
 )
 def test_tables_that_are_wrong(folder: Path, text: str, message: str) -> None:
@@ -288,12 +303,27 @@ def test_tables_that_are_wrong(folder: Path, text: str, message: str) -> None:
         find_truth(folder / "l.csv", CLASSES, sources(folder, "a.png"))
 
 
+def test_one_label_for_two_images_is_refused(folder: Path) -> None:
+    (folder / "l.csv").write_text("1.png,0\nb/2.png,1\n")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "1.txt").touch()
+    listed = sources(folder, "a/1.png", "b/1.png")
+    for path, card in (
+        (folder / "l.csv", CLASSES),
+        (folder / "labels", TaskCard(kind="detection")),
+    ):
+        with pytest.raises(UsageError, match=r"could be of `a/1\.png` or of `b/1\.png`"):
+            find_truth(path, card, listed)
+        assert find_truth(path, card, listed[:1]).by_name
+
+
 def test_folders_are_classes(folder: Path) -> None:
     listed = sources(folder, "dog/1.png", "cat/1.png", "2.png")
     truth = find_truth(folder / "images", CLASSES, listed)
     assert truth.by_name == {"dog/1.png": 1, "cat/1.png": 0, "2.png": None}
     counted = find_truth(folder / "images", BARE, sources(folder, "b/1.png", "a/1.png"))
     assert counted.by_name == {"b/1.png": 1, "a/1.png": 0}
+    assert "alphabetical order" in counted.notes[0]
     digits = find_truth(folder / "images", BARE, sources(folder, "3/1.png", "10/1.png"))
     assert digits.by_name == {"3/1.png": 3, "10/1.png": 10}
     with pytest.raises(UsageError, match="the label `bird`"):
@@ -356,6 +386,9 @@ def metric(own: float, other: float) -> dict[str, Any]:
         (0.98, 0.99, {"min_metric": 98.5}, 1),
         (0.98, 0.99, {"min_metric": 98.5, "max_drop": 0.5}, 2),
         (0.1, 0.9, {}, 0),
+        (0.29, 0.29, {"min_metric": 29}, 0),
+        (0.0, 0.0, {"max_drop": 1}, 1),  # the labels are others
+        (0.0, 0.0, {}, 0),
     ],
 )
 def test_accuracy_counts_where_a_limit_is_set(

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import trtenv
 
 sys.path.insert(0, str(Path(trtenv.__file__).parent / "jobs"))
 
-from runtime import feeds, metrics, verify
+from runtime import feeds, metrics, truths, verify
 from runtime.runners import Tensor
 from worker import JobError
 
@@ -171,7 +172,61 @@ def test_names_that_differ_are_matched_by_order(tmp_path: Path, sound: Path, io:
     found = verify.run(params(sound, other), io)
     assert found["agrees"]
     assert found["outputs"][0]["reference"] == "scores"
-    assert found["notes"] == ["`logits` is held against `scores`, by order"]
+    assert found["notes"] == [
+        "`logits` is held against `scores`, by order",
+        "input `image` goes into `picture` of the reference, by order",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "pairs"),
+    [
+        ("ab", "ba", ["aa", "bb"]),
+        ("ab", "bc", ["bb", "ac"]),  # by name first: not a into b
+        ("ab", "b", ["bb"]),
+        ("ab", "cd", ["ac", "bd"]),
+    ],
+)
+def test_inputs_go_by_name_and_the_rest_by_order(names: str, wanted: str, pairs: list[str]) -> None:
+    def runner(inputs: str) -> Any:
+        return SimpleNamespace(inputs=[tensor(name, "float32", 1) for name in inputs])
+
+    described = {"inputs": [{"name": name} for name in names]}
+    found = verify.input_names(described, runner(wanted))
+    assert sorted(found) == sorted(tuple(pair) for pair in pairs)
+    with pytest.raises(JobError, match="the reference takes"):
+        verify.input_names(described, runner("xyz"))
+
+
+def test_shapes_tell_the_size_that_images_get(tmp_path: Path, io: IO) -> None:
+    """Of a model whose height and width are open; of others they are refused."""
+    for name, side in (("open", None), ("fixed", 32)):
+        ends = [
+            helper.make_tensor_value_info(end, TensorProto.FLOAT, [None, 1, side, side])
+            for end in "xy"
+        ]
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])], name, ends[:1], ends[1:]
+        )
+        opset = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / name)
+    shape = {key: [2, 1, 24, 40] for key in ("min", "opt", "max")}
+    inputs = {"kind": "images", "files": pictures(), "samples": None, "shapes": {"": shape}}
+    card = {**CARD, "kind": "segmentation"}
+    given = params(tmp_path / "open", tmp_path / "open", inputs=inputs, task=card)
+    assert verify.run(given, io)["outputs"][0]["shape"] == [2, 1, 24, 40]
+    given = params(tmp_path / "fixed", tmp_path / "fixed", inputs=inputs, task=card)
+    with pytest.raises(JobError, match="2x1x24x40; the model takes"):
+        verify.run(given, io)
+
+
+def test_outputs_of_another_task_are_refused(sound: Path, io: IO) -> None:
+    pytest.importorskip("sklearn")
+    labels = {"kind": "segmentation", "format": "masks", "path": None}
+    inputs = {"kind": "images", "files": pictures(), "samples": None}
+    card = {**CARD, "kind": "segmentation"}
+    with pytest.raises(JobError, match="are not those of a segmentation"):
+        verify.run(params(sound, sound, inputs=inputs, task=card, labels=labels), io)
 
 
 def test_unreadable_images_are_left_out_and_too_many_are_an_error(
@@ -194,6 +249,18 @@ def test_dynamic_inputs_without_shapes_are_refused(sound: Path, io: IO) -> None:
     with pytest.raises(JobError, match="nothing says at which shapes") as caught:
         verify.run(wanted, io)
     assert caught.value.hint == "add --shapes image:1x1x32x32..MAX"
+
+
+def test_shapes_name_inputs_or_mean_the_only_one() -> None:
+    entry = tensor("x", "float32", -1, 3)
+    sizes = {key: [2, 3] for key in ("min", "opt", "max")}
+    assert source([entry], shapes={"": sizes}).read(0).arrays["x"].shape == (2, 3)
+    with pytest.raises(JobError, match="no input is called `y`; there are `x`"):
+        source([entry], shapes={"y": sizes})
+    with pytest.raises(JobError, match="a shape names none"):
+        source([entry, tensor("y", "float32", 1)], shapes={"": sizes})
+    # One that the model does not take is for the runner to refuse, and not left aside.
+    assert source([tensor("x", "f4", 1, 3)], shapes={"x": sizes}).cases[0][1][0][0] == [2, 3]
 
 
 def source(tensors: list[Tensor], **spec: Any) -> Any:
@@ -265,31 +332,113 @@ def test_coco_boxes_by_name_and_class(tmp_path: Path) -> None:
     path = tmp_path / "coco.json"
     path.write_text(json.dumps(document))
     notes: list[str] = []
-    named = metrics.Coco(str(path), ["coin", "note"], notes)
+    named = truths.Coco(str(path), ["coin", "note"], notes)
     assert named.key("photos/x.png") == "a/x.png"
     assert named.key("z.png") is None
     assert named.boxes["a/x.png"] == [
         {"category_id": 0, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}
     ]
-    by_order = metrics.Coco(str(path), ["thing"], notes)
+    by_order = truths.Coco(str(path), ["thing"], notes)
     assert by_order.boxes["a/x.png"][0]["category_id"] == 1
     assert len(notes) == 1
-    path.write_text("{}")
-    with pytest.raises(JobError, match="no COCO file"):
-        metrics.Coco(str(path), None, notes)
+    named.check_size("y.png", 40, 30)  # nothing is told of it
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "no COCO file"),
+        ({"box": {"category_id": 8}}, "annotation 1 has category_id 8, which is not listed"),
+        ({"box": {"image_id": 8}}, "annotation 1 has image_id 8, which is not listed"),
+        ({"box": {"bbox": [1, 2]}}, "no COCO file of detections"),
+        ({"box": {"bbox": None}}, "no COCO file of detections"),
+        ({"categories": [{"id": 1}]}, "no 'name'"),
+    ],
+)
+def test_coco_files_that_are_wrong(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], **change.get("box", {})}
+    document = {
+        "images": [{"id": 1, "file_name": "x.png"}], "annotations": [box],
+        "categories": [{"id": 1, "name": "coin"}], **change,
+    }  # fmt: skip
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(JobError, match=message):
+        truths.Coco(str(path), None, [])
+
+
+def test_images_of_a_coco_file_are_told_apart(tmp_path: Path) -> None:
+    sizes = {"width": 40, "height": 30}
+    images = [{"id": n, "file_name": f"{n}/x.png", **sizes} for n in (1, 2)]
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    coco = truths.Coco(str(path), None, [])
+    assert coco.key("2/x.png") == "2/x.png"
+    with pytest.raises(JobError, match=r"could be 1/x\.png or 2/x\.png"):
+        coco.key("x.png")
+    coco.check_size("1/x.png", 30, 40)  # turned
+    with pytest.raises(JobError, match="is 80x60, and the COCO file has its boxes at 40x30"):
+        coco.check_size("1/x.png", 80, 60)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 300 20 10 10", "is no share of the image"),
+        ("0 nan .5 .1 .1", "is no share of the image"),
+        ("2 .5 .5 .1 .1", "class 2 of 2"),
+        ("-1 .5 .5 .1 .1", "class -1"),
+        ("0 .5 .5", "3 numbers"),
+    ],
+)
+def test_lines_of_yolo_that_are_wrong(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text(line)
+    with pytest.raises(JobError, match=message):
+        list(truths.yolo_boxes(str(path), 40, 80, ["a", "b"]))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(JobError, match="no file of YOLO labels"):
+        list(truths.yolo_boxes(str(path), 40, 80))
+
+
+def test_top_5_counts_no_class_that_was_not_guessed() -> None:
+    """Where scores are NaN there are fewer guesses than five, or none."""
+    pytest.importorskip("sklearn")
+    spec = {"kind": "classification", "format": "indices", "path": None}
+    metric = metrics.open_metric(spec, [str(n) for n in range(10)])
+    guesses = [[9, 1, 2, 3, 4], [3], []]
+    for truth, found in zip([4, 9, 8], guesses, strict=True):
+        for side in metric.sides:
+            metric.count(side, truth, SimpleNamespace(indices=found), "x.png")
+    assert metric.measured("subject") == {"top1": 0, "top5": pytest.approx(1 / 3)}
+
+
+def test_masks_hold_classes_of_the_model_at_the_size_of_the_image(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pytest.importorskip("sklearn")
+    spec = {"kind": "segmentation", "format": "masks", "path": None}
+    metric = metrics.open_metric(spec, ["none", "coin"])
+    for pixels, size, message in (
+        ([[0, 200]], (1, 2), "has class 200, and the model has 2"),
+        ([[0, 1]], (2, 1), "is 1x2, its image 2x1"),
+    ):
+        Image.fromarray(np.array(pixels, np.uint8)).save(tmp_path / "m.png")
+        with pytest.raises(JobError, match=message):
+            metric.read(str(tmp_path / "m.png"), size)
 
 
 def test_yolo_boxes_are_shares_of_the_image(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("0 0.5 0.5 0.5 0.25\n\n2 0.1 0.1 0.5 0.1 0.5 0.3\n")
-    first, second = metrics.yolo_boxes(str(path), 40, 80)
+    first, second = truths.yolo_boxes(str(path), 40, 80)
     assert first == {"category_id": 0, "bbox": [20, 15, 40, 10], "area": 400, "iscrowd": 0}
     assert second["category_id"] == 2
     assert second["bbox"] == pytest.approx([8, 4, 32, 8])
-    assert list(metrics.yolo_boxes("", 40, 80)) == []
+    assert list(truths.yolo_boxes("", 40, 80)) == []
     path.write_text("cat 1 2 3 4\n")
     with pytest.raises(JobError, match="no file of YOLO labels"):
-        list(metrics.yolo_boxes(str(path), 40, 80))
+        list(truths.yolo_boxes(str(path), 40, 80))
 
 
 def test_masks_are_indices(tmp_path: Path) -> None:
@@ -297,10 +446,10 @@ def test_masks_are_indices(tmp_path: Path) -> None:
 
     mask = np.array([[0, 1], [2, 255]], np.uint8)
     Image.fromarray(mask).save(tmp_path / "m.png")
-    assert metrics.read_mask(str(tmp_path / "m.png")).tolist() == mask.tolist()
+    assert truths.read_mask(str(tmp_path / "m.png")).tolist() == mask.tolist()
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(JobError, match="coloured image"):
-        metrics.read_mask(str(tmp_path / "m.png"))
+        truths.read_mask(str(tmp_path / "m.png"))
 
 
 def test_a_model_of_two_inputs_takes_no_images(tmp_path: Path, io: IO) -> None:

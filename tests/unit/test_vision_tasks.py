@@ -250,3 +250,22 @@ def test_no_output_crashes_a_task(case: Any, special: list[float], dtype: str, s
         assert ((result.scores >= 0) & (result.scores <= 1)).all()
     if kind == "segmentation":
         assert result.dropped == np.isnan(output).sum()
+
+
+@pytest.mark.parametrize(("labels", "scores", "fits"), [
+    (["a", "b"], [[1.0, 2.0]], True), (["no", "yes"], [[1.0]], True),
+    (["a", "b", "c"], [[1.0, 2.0]], False), (["a"], [[1.0, 2.0]], False),
+])  # fmt: skip
+def test_labels_are_as_many_as_classes(labels: list[str], scores: Any, fits: bool) -> None:
+    task = make("classification", tensor(1, 1, 32, 32), labels=labels)
+    outputs, placements = {"out": np.array(scores, np.float32)}, placed(task, "digit_0.png")
+    if fits:
+        assert task.finish(outputs, placements)[0].to_dict(labels)["top"][0]["label"] == labels[1]
+        return
+    with pytest.raises(JobError, match="the model has 2 classes"):
+        task.finish(outputs, placements)
+
+
+def test_an_input_too_large_for_any_image_is_refused() -> None:
+    with pytest.raises(JobError, match="67 million pixels"):
+        make("detection", tensor(1, 3, -1, -1), preprocess={"size": [99999, 99999]})

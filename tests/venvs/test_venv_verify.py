@@ -121,7 +121,7 @@ def test_accuracy_of_classes(folder: Path) -> None:
     assert right["subject"] == right["reference"] == {"top1": 1, "top5": 1}
     wrong = verify("wrong.onnx", *given, code=12)
     assert wrong["metric"]["subject"]["top1"] == 0
-    assert wrong["reasons"] == ["top1 drops by 100.00 points, allowed 1"]
+    assert wrong["reasons"] == ["top1 drops by 100 points, allowed 1"]
 
 
 def detector(path: Path, shift: float) -> str:

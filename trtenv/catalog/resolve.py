@@ -91,7 +91,8 @@ def asked_for(wish: Wish, catalog: Mapping[str, Environment]) -> list[Environmen
     if wish.environment is not None:
         return [catalog[wish.environment]]
     found = [env for env in catalog.values() if wish.trt is None or env.matches_trt(wish.trt)]
-    if wish.job in PACKAGED:  # what lacks a package of the model's is no candidate, only named it is
+    if wish.job in PACKAGED:
+        # What lacks a package of the model's is no candidate; named, it is, and says why it loses.
         found = [env for env in found if all(map(env.provides, wish.needs))]
     return found
 

@@ -12,13 +12,13 @@ import typer
 
 from trtenv import console
 from trtenv.cli.jobflags import AnswerFlags
+from trtenv.cli.modelflags import EngineFlags, PlaceFlags
 from trtenv.cli.options import RunFlags, takes
-from trtenv.errors import UsageError
+from trtenv.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from trtenv.pipeline.bench import Candidate
     from trtenv.pipeline.benchreport import Measured, Report
-    from trtenv.pipeline.place import Place, Settings
     from trtenv.pipeline.running import Subject
     from trtenv.spec.bench import BenchSpec
 
@@ -28,7 +28,7 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsFlags:
+class ModelsFlags(PlaceFlags):
     """What else is measured, and where."""
 
     onnx: Annotated[
@@ -42,16 +42,6 @@ class ModelsFlags:
     weights: Annotated[str | None, typer.Option(help="Of the PyTorch model.", metavar="FILE")] = (
         None
     )
-    env: Annotated[
-        str | None, typer.Option("--env", help="Another environment than its own.", metavar="NAME")
-    ] = None
-    trt: Annotated[
-        str | None, typer.Option("--trt", help="TensorRT version: 8.5.3.", metavar="VERSION")
-    ] = None
-    unchecked: Annotated[
-        bool,
-        typer.Option("--unchecked", help="Load also what `trtenv check` says will not run."),
-    ] = False
 
     def subjects(self, models: Sequence[str]) -> list[Subject]:
         """What is named, in order; then the ONNX files and the PyTorch models."""
@@ -62,8 +52,12 @@ class ModelsFlags:
         if self.onnx:
             if not engines:
                 raise UsageError("--onnx: no engine is named, whose ONNX file could be measured")
-            beside = (read_subject(subject.text, runtime="onnxruntime") for subject in engines)
             known = {subject.path for subject in found}
+            try:
+                beside = [read_subject(subject.text, runtime="onnxruntime") for subject in engines]
+            except (UsageError, ArtifactError) as error:
+                hint = "name the ONNX file as a model of its own, without --onnx"
+                raise type(error)(error.message, hint=hint) from error
             found += {one.path: one for one in beside if one.path not in known}.values()
         found += [
             read_subject(text, runtime="torch", weights=self.weights) for text in self.torch or ()
@@ -72,21 +66,9 @@ class ModelsFlags:
             raise UsageError("--weights belongs to a PyTorch model", hint="name one: --torch MODEL")
         return found
 
-    def place(self, subject: Subject, settings: Settings, *, engines: bool) -> Place:
-        """--env and --trt are about the engines, where there are any."""
-        from trtenv.cli.infer import ModelFlags
-
-        meant = subject.runtime == "engine" or not engines
-        flags = ModelFlags(
-            env=self.env if meant else None,
-            trt=self.trt if meant else None,
-            unchecked=self.unchecked,
-        )
-        return flags.place(subject, settings)
-
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureFlags:
+class MeasureFlags(EngineFlags):
     """What is measured, and for how long; units and defaults are trtexec's."""
 
     batch: Annotated[
@@ -98,10 +80,6 @@ class MeasureFlags:
     shapes: Annotated[
         list[str] | None,
         typer.Option(help="image:1x3x224x224; again for another row.", metavar="SHAPES"),
-    ] = None
-    profile: Annotated[
-        int | None,
-        typer.Option(help="Optimization profile. Default: one that fits.", metavar="N", min=0),
     ] = None
     warm_up: Annotated[
         float, typer.Option(help="Before each row, in milliseconds.", metavar="MS", min=0)
@@ -115,9 +93,6 @@ class MeasureFlags:
     streams: Annotated[
         int, typer.Option(help="Batches in flight, for throughput.", metavar="N", min=1, max=64)
     ] = 1
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Launch each shape as one CUDA graph.")
-    ] = False
     percentile: Annotated[
         str, typer.Option(help="Reported besides the median.", metavar="LIST")
     ] = "90,95,99"
@@ -127,9 +102,6 @@ class MeasureFlags:
             "--data-transfers/--no-data-transfers", help="Copy inputs and outputs for each batch."
         ),
     ] = True
-    device_memory: Annotated[
-        str, typer.Option(help="pycuda, driver, or auto: pycuda where it is.", metavar="NAME")
-    ] = "auto"
 
     def spec(self) -> BenchSpec:
         from trtenv.spec.bench import BenchSpec, read_cases
@@ -149,19 +121,6 @@ class MeasureFlags:
             transfers=self.data_transfers,
             cuda_graph=self.cuda_graph,
         )
-
-    def runner(self) -> dict[str, Any]:
-        """Keys of an engine's runner, only those that say something."""
-        if self.device_memory not in ("auto", "pycuda", "driver"):
-            raise UsageError(
-                f"--device-memory: `{self.device_memory}` is not known", hint="auto, pycuda, driver"
-            )
-        given = {
-            "profile": self.profile,
-            "cuda_graph": self.cuda_graph or None,
-            "memory": self.device_memory if self.device_memory != "auto" else None,
-        }
-        return {name: value for name, value in given.items() if value is not None}
 
 
 def plain(value: float) -> float:
@@ -194,20 +153,25 @@ def bench(
     from trtenv.pipeline.benchplot import check_plot
     from trtenv.pipeline.benchreport import check_output
 
-    spec, runner = measure.spec(), measure.runner()
+    spec, runner = measure.spec(), measure.engine()
     subjects = models_.subjects(models)
+    engines = any(subject.runtime == "engine" for subject in subjects)
+    if "memory" in runner and not engines:
+        raise UsageError("--device-memory belongs to an engine, and none is measured")
     check_spec(spec, subjects, measure.profile)
     if plot:
         check_plot(plot)
     if output:
         check_output(output, force=answer.force)
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
-    engines = any(subject.runtime == "engine" for subject in subjects)
     found = list(
         candidates(
             subjects,
             spec,
-            lambda subject: models_.place(subject, settings, engines=engines),
+            # --env and --trt are about the engines, where there are any.
+            lambda subject: models_.place(
+                subject, settings, asked=subject.runtime == "engine" or not engines
+            ),
             runner,
         )
     )
@@ -304,17 +268,13 @@ def dry_run(found: Sequence[Candidate | Measured], *, as_json: bool) -> None:
             {"dry_run": True, "jobs": jobs, "refused": [one.to_dict() for one in refused]}
         )
     else:
+        from trtenv.cli.convert import show_job
+
         for job in jobs:
             show_job(job)
+            said = job["trtexec"] or {"argv": [], "why_not": []}
+            for argv in said["argv"]:
+                console.data("# by trtexec: " + shlex.join(argv))
+            for reason in said["why_not"]:
+                console.data(f"# not by trtexec: {reason}")
     end_with(refused)
-
-
-def show_job(job: dict[str, Any]) -> None:
-    console.data(f"# {job['kind']} in {job['environment']} ({job['runner']}): {job['reason']}")
-    console.data(console.to_json({"kind": job["kind"], "params": job["params"]}))
-    console.data(job["command"])
-    if said := job["trtexec"]:
-        for argv in said["argv"]:
-            console.data("# by trtexec: " + shlex.join(argv))
-        for reason in said["why_not"]:
-            console.data(f"# not by trtexec: {reason}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +11,12 @@ import typer
 
 from trtenv import console
 from trtenv.cli.jobflags import AnswerFlags, TaskFlags
+from trtenv.cli.modelflags import EngineFlags, PlaceFlags, merged_card
 from trtenv.cli.options import RunFlags, takes
-from trtenv.errors import ResolutionError, UsageError
+from trtenv.errors import UsageError
 
 if TYPE_CHECKING:
     from trtenv.pipeline.infer import InferSpec
-    from trtenv.pipeline.place import Place, Settings
     from trtenv.pipeline.running import Subject
 
 SOME_FAILED = 13
@@ -26,7 +25,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags:
+class ModelFlags(PlaceFlags):
     """What runs, and by what."""
 
     runtime: Annotated[
@@ -43,60 +42,35 @@ class ModelFlags:
         ),
     ] = None
     weights: Annotated[str | None, typer.Option(help="Of a PyTorch model.", metavar="FILE")] = None
-    env: Annotated[
-        str | None, typer.Option("--env", help="Another environment than its own.", metavar="NAME")
-    ] = None
-    trt: Annotated[
-        str | None, typer.Option("--trt", help="TensorRT version: 8.5.3.", metavar="VERSION")
-    ] = None
-    unchecked: Annotated[
-        bool,
-        typer.Option("--unchecked", help="Load it also where `trtenv check` says it will not run."),
-    ] = False
 
     def subject(self, model: str) -> Subject:
         from trtenv.pipeline.running import read_subject
 
+        if self.onnx is not None and self.runtime != "onnxruntime":
+            raise UsageError(
+                "--onnx says what ONNX Runtime runs in the place of an engine",
+                hint="add --runtime onnxruntime",
+            )
         return read_subject(model, runtime=self.runtime, weights=self.weights, onnx=self.onnx)
-
-    def place(self, subject: Subject, settings: Settings) -> Place:
-        """ArtifactError where the engine is known not to load there."""
-        from trtenv.pipeline.running import place_for
-
-        try:
-            place = place_for(subject, settings, env=self.env, trt=self.trt)
-        except ResolutionError as error:
-            if subject.runtime != "engine" or settings.host.gpus:
-                raise
-            hint = "without a GPU its ONNX file can be run: --runtime onnxruntime"
-            raise ResolutionError(error.message, hint=hint, details=error.details) from error
-        console.say(f"{place.environment.name}: {place.choice.reason} ({place.choice.runner})")
-        if subject.runtime == "engine" and subject.found and not self.unchecked:
-            from trtenv.cli.check import this_machine, with_environment
-            from trtenv.engine.compat import check
-            from trtenv.pipeline.infer import refuse_unfit
-
-            if not settings.dry_run:
-                refuse_unfit(
-                    check(subject.found, with_environment(this_machine(), place.environment))
-                )
-        return place
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetailFlags:
+class DetailFlags(EngineFlags):
     """How it runs and what is kept."""
 
     save: Annotated[
         str | None,
         typer.Option(
             help="Of json, csv, npz, npy, pictures, sheet. Default: json, pictures and a sheet of "
-            "images whose task is known, else npz.",
+            "images, json and npz of arrays.",
             metavar="LIST",
         ),
     ] = None
     batch: Annotated[
-        int | None, typer.Option(help="Default: the profile's optimum.", metavar="N", min=1)
+        int | None,
+        typer.Option(
+            help="Default: the profile's optimum, the export's, or 8.", metavar="N", min=1
+        ),
     ] = None
     size: Annotated[
         str | None,
@@ -107,18 +81,11 @@ class DetailFlags:
     ] = None
     shapes: Annotated[
         str | None,
-        typer.Option(help="Of raw inputs: image:1x3x224x224.", metavar="SHAPES"),
+        typer.Option(
+            help="Of raw inputs, or of a PyTorch model that says none: image:1x3x224x224.",
+            metavar="SHAPES",
+        ),
     ] = None
-    profile: Annotated[
-        int | None,
-        typer.Option(help="Optimization profile. Default: one that fits.", metavar="N", min=0),
-    ] = None
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Launch each shape as one CUDA graph.")
-    ] = False
-    device_memory: Annotated[
-        str, typer.Option(help="pycuda, driver, or auto: pycuda where it is.", metavar="NAME")
-    ] = "auto"
     threads: Annotated[
         int | None,
         typer.Option(help="That decode images. Default: one for each core.", metavar="N", min=1),
@@ -141,24 +108,33 @@ class DetailFlags:
         names = ("top_k", "confidence", "iou", "max_detections", "class_agnostic")
         return {name: getattr(self, name) for name in names}
 
-    def runner(self) -> dict[str, Any]:
-        """Keys of the engine's runner, only those that say something."""
-        if self.device_memory not in ("auto", "pycuda", "driver"):
+    def runner(self, subject: Subject) -> dict[str, Any]:
+        """Keys of the job's runner, only those that say something."""
+        said = self.engine()
+        if subject.runtime == "engine":
+            return said
+        if said:
             raise UsageError(
-                f"--device-memory: `{self.device_memory}` is not known", hint="auto, pycuda, driver"
+                f"--profile, --cuda-graph and --device-memory are of engines; `{subject.name}` is none"
             )
-        given = {
-            "profile": self.profile,
-            "cuda_graph": self.cuda_graph or None,
-            "memory": self.device_memory if self.device_memory != "auto" else None,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+        if subject.runtime == "torch":
+            return {"shapes": self.torch_shapes()}
+        from trtenv.pipeline.running import exported_shapes
 
-    def saves(self, kind: str, *, task: bool) -> tuple[str, ...]:
+        optimum = {name: list(shape.opt) for name, shape in exported_shapes(subject).items()}
+        return {"optimum": optimum} if optimum else {}
+
+    def torch_shapes(self) -> dict[str, dict[str, list[int]]]:
+        from trtenv.spec.shapes import parse_shapes
+
+        shapes = parse_shapes(self.shapes) if self.shapes else {}
+        return {name: shape.to_dict() for name, shape in shapes.items()}
+
+    def saves(self, kind: str) -> tuple[str, ...]:
         from trtenv.pipeline.infer import SAVES
 
         if self.save is None:
-            return ("json", "pictures", "sheet") if kind == "images" and task else ("json", "npz")
+            return ("json", "pictures", "sheet") if kind == "images" else ("json", "npz")
         found = tuple(dict.fromkeys(part.strip() for part in self.save.split(",")))
         for name in found:
             if name not in SAVES:
@@ -203,7 +179,7 @@ def infer(
     subject = model_.subject(model)
     wish = task_.wish()
     if subject.model is None and wish:
-        subject = with_task(subject, wish)
+        subject = subject._replace(task=merged_card(subject.task, wish))
     if sources.kind == "images" and subject.task is None and subject.model is None:
         raise UsageError(
             f"nothing says how images become the input of `{subject.name}`, nor what it answers",
@@ -213,16 +189,16 @@ def infer(
         subject=subject,
         sources=sources,
         output=output or Path(f"{subject.stem}-results"),
-        save=detail.saves(sources.kind, task=subject.task is not None or subject.model is not None),
+        save=detail.saves(sources.kind),
         options=detail.options(),
-        runner=detail.runner() if subject.runtime == "engine" else {},
+        runner=detail.runner(subject),
         size=parse_image_size(detail.size),
-        shapes=parse_static(detail.shapes),
+        shapes=parse_static(detail.shapes, sources.kind, subject.runtime),
         batch=detail.batch,
         threads=detail.threads,
         wish=wish if subject.model is not None else {},
     )
-    check_output(spec.output, force=answer.force)
+    check_output(spec, force=answer.force)
     settings = run.settings(force=answer.force, dry_run=answer.dry_run)
     place = model_.place(subject, settings)
     if answer.dry_run:
@@ -240,15 +216,6 @@ def infer(
         raise typer.Exit(SOME_FAILED)
 
 
-def with_task(subject: Subject, wish: Mapping[str, Any]) -> Subject:
-    """With the card that is known and what the user says better."""
-    from trtenv.engine.taskmeta import merged
-    from trtenv.spec.task import TaskCard
-
-    known = subject.task.to_dict() if subject.task else None
-    return subject._replace(task=TaskCard.from_dict(merged(known, wish)))
-
-
 def parse_image_size(text: str | None) -> tuple[int, int] | str | None:
     if text is None or text == "image":
         return text
@@ -260,9 +227,15 @@ def parse_image_size(text: str | None) -> tuple[int, int] | str | None:
     return int(parts[0]), int(parts[-1])
 
 
-def parse_static(text: str | None) -> dict[str, list[int]]:
-    if text is None:
+def parse_static(text: str | None, kind: str, runtime: str) -> dict[str, list[int]]:
+    """Of raw inputs; a PyTorch model may need shapes for itself, whatever its inputs are."""
+    if text is None or (runtime == "torch" and kind != "raw"):
         return {}
+    if kind != "raw":
+        raise UsageError(
+            "--shapes tells the shapes of raw bytes, and of a PyTorch model that does not say its own",
+            hint="images: --size and --batch; arrays have the shapes of their files",
+        )
     from trtenv.spec.shapes import parse_shapes
 
     found = parse_shapes(text)
@@ -287,30 +260,39 @@ def show(spec: InferSpec, summary: dict[str, Any]) -> None:
                     break
                 console.data(in_a_line(json_module.loads(line)))
     ran = summary["run"]
+    for note in ran["runner"].get("notes", ()):
+        console.say(f"note: {note}")
     failed = f", {ran['failed']} could not be read" if ran["failed"] else ""
+    what = "images" if spec.sources.kind == "images" else "runs"
     console.say(
-        f"{ran['images']} of {summary['inputs']} inputs{failed}; "
-        f"{ran['images_per_second']:.1f} images/s; results in {spec.output}"
+        f"{ran['images']} of {ran['images'] + ran['failed']} {what}{failed}; "
+        f"{ran['images_per_second']:.1f} {what}/s; results in {spec.output}"
     )
 
 
 def in_a_line(entry: dict[str, Any]) -> str:
-    """One result as people read it; the keys are those of jobs/vision's results."""
+    """One result as people read it; the keys are those of jobs/vision's results. What a name or a label
+    would do to a terminal or to the line is shown, not done."""
+    text = f"{entry['file']}: {told(entry)}"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def told(entry: dict[str, Any]) -> str:
     if "error" in entry:
-        return f"{entry['file']}: {entry['error']}"
+        return str(entry["error"])
 
     def name(found: dict[str, Any]) -> str:
         return str(found["class"] if found["label"] is None else found["label"])
 
     if "top" in entry:
-        told = [f"{name(top)} {top['score']:.3f}" for top in entry["top"]]
+        parts = [f"{name(top)} {top['score']:.3f}" for top in entry["top"]]
     elif "detections" in entry:
-        told = [
+        parts = [
             f"{name(box)} {box['score']:.2f} ({', '.join(str(round(edge)) for edge in box['box'])})"
             for box in entry["detections"]
         ] or ["nothing"]
     elif "classes" in entry:
-        told = [f"{name(part)} {part['share']:.1%}" for part in entry["classes"]]
+        parts = [f"{name(part)} {part['share']:.1%}" for part in entry["classes"]]
     else:
-        told = [", ".join(f"{name} {shape}" for name, shape in entry.get("outputs", {}).items())]
-    return f"{entry['file']}: {'; '.join(told)}"
+        parts = [", ".join(f"{name} {shape}" for name, shape in entry.get("outputs", {}).items())]
+    return "; ".join(parts)

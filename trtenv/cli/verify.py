@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trtenv import console
+from trtenv.cli.jobflags import TaskFlags
+from trtenv.cli.modelflags import PlaceFlags, merged_card
 from trtenv.cli.options import RunFlags, takes
-from trtenv.errors import UsageError
+from trtenv.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from trtenv.pipeline.comparison import Places, VerifySpec
-    from trtenv.pipeline.place import Place, Settings
     from trtenv.pipeline.running import Subject
     from trtenv.pipeline.truth import Truth
     from trtenv.spec.task import TaskCard
@@ -27,7 +28,7 @@ def register(app: typer.Typer, name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgainstFlags:
+class AgainstFlags(PlaceFlags):
     """What it is held against, and where both run."""
 
     against: Annotated[
@@ -41,12 +42,6 @@ class AgainstFlags:
     weights: Annotated[
         str | None, typer.Option(help="Of a PyTorch model as reference.", metavar="FILE")
     ] = None
-    env: Annotated[str | None, typer.Option("--env", help="Where ENGINE runs.", metavar="NAME")] = (
-        None
-    )
-    trt: Annotated[
-        str | None, typer.Option("--trt", help="The same, by TensorRT version.", metavar="VERSION")
-    ] = None
     against_env: Annotated[
         str | None, typer.Option(help="Where the reference runs.", metavar="NAME")
     ] = None
@@ -54,29 +49,6 @@ class AgainstFlags:
         int | None,
         typer.Option(help="Optimization profile. Default: one that fits.", metavar="N", min=0),
     ] = None
-
-    unchecked: Annotated[
-        bool,
-        typer.Option("--unchecked", help="Load it also where `trtenv check` says it will not run."),
-    ] = False
-
-    def place(self, subject: Subject, settings: Settings) -> Place:
-        """ArtifactError where the engine is known not to load there."""
-        from trtenv.pipeline.running import place_for
-
-        place = place_for(subject, settings, env=self.env, trt=self.trt)
-        console.say(f"{place.environment.name}: {place.choice.reason} ({place.choice.runner})")
-        if (
-            subject.found
-            and subject.runtime == "engine"
-            and not (self.unchecked or settings.dry_run)
-        ):
-            from trtenv.cli.check import this_machine, with_environment
-            from trtenv.engine.compat import check
-            from trtenv.pipeline.infer import refuse_unfit
-
-            refuse_unfit(check(subject.found, with_environment(this_machine(), place.environment)))
-        return place
 
     def reference(self, subject: Subject) -> Subject:
         """UsageError where nothing tells what the engine was made from."""
@@ -96,8 +68,8 @@ class AgainstFlags:
             )
         try:
             return read_subject(str(source_onnx(subject)))
-        except UsageError as error:
-            raise UsageError(error.message, hint="name the reference: --against FILE") from error
+        except (UsageError, ArtifactError) as error:
+            raise type(error)(error.message, hint="name the reference: --against FILE") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,17 +124,19 @@ class InputFlags:
 
     def card(self, known: TaskCard | None) -> TaskCard | None:
         """What is known of the model, with what is said here."""
-        from trtenv.cli.jobflags import TaskFlags
-        from trtenv.engine.taskmeta import merged
-        from trtenv.spec.task import TaskCard
-
         flags = TaskFlags(
             task=self.task, labels=self.names, layout=self.layout, preprocess=self.preprocess
         )
         wish = flags.wish()
-        if not wish:
-            return known
-        return TaskCard.from_dict(merged(known.to_dict() if known else None, wish))
+        return merged_card(known, wish) if wish else known
+
+    def classes(self, card: TaskCard | None) -> str | None:
+        """The folder of classes, whose images are the inputs where no others are named."""
+        if self.labels is None:
+            return None
+        if self.labels.is_dir() and (card is None or card.kind == "classification"):
+            return str(self.labels)
+        raise UsageError("--labels are of images", hint="name the images: --inputs FOLDER")
 
     def sizes(self) -> dict[str, dict[str, list[int]]]:
         if self.shapes is None:
@@ -233,6 +207,8 @@ def verify(
     places = choose_places(
         spec, settings, against.place(spec.subject, settings), against.against_env
     )
+    if spec.reference.runtime == "engine":
+        against.refuse_unfit(spec.reference, places.reference)
     if not places.one:
         choice = places.reference.choice
         console.say(f"{choice.environment.name}: runs the reference ({choice.runner})")
@@ -272,10 +248,12 @@ def read_spec(
             f"`{engine}` is a PyTorch model: it is what others are held against",
             hint=f"trtenv verify MODEL.onnx --against {engine}",
         )
+    if against.profile is not None and subject.runtime != "engine":
+        raise UsageError(f"--profile is of an engine, and `{subject.name}` is none")
     reference = against.reference(subject)
     card = given.card(subject.task or reference.task)
     subject = subject._replace(task=card)
-    texts = given.inputs or ([str(given.labels)] if given.labels else [RANDOM])
+    texts = given.inputs or [given.classes(card) or RANDOM]
     sources = None if texts == [RANDOM] else find_sources(texts)
     if sources and sources.kind == "raw":
         raise UsageError("raw bytes have no shape", hint="give .npz or .npy arrays")
@@ -322,7 +300,11 @@ def recorded_values(subject: Subject, profile: int) -> dict[str, dict[str, list[
     from trtenv.pipeline.running import exported_shapes
 
     if subject.runtime == "onnxruntime":
-        return {name: shape.to_dict() for name, shape in exported_shapes(subject).items()}
+        graph = subject.found.onnx if subject.found else None
+        # An input that nothing reads may be gone from the graph.
+        known = [entry.name for entry in graph.inputs] if graph else []
+        told = exported_shapes(subject).items()
+        return {name: shape.to_dict() for name, shape in told if name in known}
     profiles = at(subject.stamp, "engine", "profiles") or []
     if profile >= len(profiles):
         return {}
@@ -336,7 +318,7 @@ def show_plan(spec: VerifySpec, places: Places, *, as_json: bool) -> None:
     if as_json:
         console.document({"dry_run": True, "jobs": jobs, "refused": []})
         return
+    from trtenv.cli.convert import show_job
+
     for job in jobs:
-        console.data(f"# {job['kind']} in {job['environment']} ({job['runner']}): {job['reason']}")
-        console.data(console.to_json({"kind": job["kind"], "params": job["params"]}))
-        console.data(job["command"])
+        show_job(job)

@@ -30,7 +30,7 @@ def show(report: Report) -> None:
     console.table(["OUTPUT", *(title.upper() for _, title, _ in MEASURES), ""], rows)
     for entry in report.values["outputs"]:
         place = entry["max_abs_at"]
-        if place and not entry["agrees"]:
+        if place and entry["max_abs"] and not entry["agrees"]:
             console.data(
                 f"{entry['name']}: furthest off is {place['found']} for {place['expected']} at "
                 f"{place['index']} of {place['item']}"

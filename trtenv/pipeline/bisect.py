@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trtenv import console
 from trtenv.engine.rebuild import at
-from trtenv.errors import UsageError
-from trtenv.pipeline.onnxmodel import read_onnx
+from trtenv.errors import TrtenvError, UsageError
+from trtenv.pipeline.onnxmodel import read_onnx, stage
 from trtenv.pipeline.place import Place
 from trtenv.runners.protocol import Job, JobResult, Session
 from trtenv.spec import values
@@ -126,9 +126,8 @@ class Looker:
         assert answer.worst
         self.spec, self.places, self.sides = spec, places, sides
         self.onnx = runner_params(spec.reference, sides.reference)["path"]
-        self.own = None
-        if spec.subject.runtime == "onnxruntime":
-            self.own = runner_params(spec.subject, sides.subject)["path"]
+        own = own_onnx(spec)
+        self.own = None if own is None else stage(read_onnx(own), sides.subject, "own")
         self.worst = sides.subject.staging / "jobs" / "worst.npz"
         self.worst.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(answer.worst, self.worst)
@@ -183,11 +182,12 @@ class Looker:
             return session.run(Job("runtime.marking", params), step.on_event)
 
     def _subject(self, marked: Path, names: list[str]) -> dict[str, Any]:
-        """The runner of the marked graph: the engine rebuilt from it, or the own ONNX file marked too."""
+        """The runner of the same marks in its own graph: as ONNX, or as an engine rebuilt from it."""
         session = self.sides.subject
         if self.own is not None:
-            made = self._mark(session, self.own, names)
-            return {"runtime": "onnxruntime", "path": session.inside(made.out / MARKED)}
+            marked = self._mark(session, self.own, names).out / MARKED
+        if self.spec.subject.runtime == "onnxruntime":
+            return {"runtime": "onnxruntime", "path": session.inside(marked)}
         target = session.staging / "jobs" / f"look-{self.count}" / "marked.engine"
         target.parent.mkdir(parents=True)
         rebuild(self.spec.subject, self.places.subject, marked, target, session)
@@ -199,6 +199,21 @@ class Looker:
             "flavour": self.spec.subject.flavour,
             **self.spec.runner,
         }
+
+
+def own_onnx(spec: VerifySpec) -> Path | None:
+    """The subject's ONNX file, where it is not the reference's and is known."""
+    from trtenv.pipeline.running import source_onnx
+
+    if spec.subject.runtime == "onnxruntime":
+        return spec.subject.path
+    try:
+        path = source_onnx(spec.subject)
+    except TrtenvError:
+        return None
+    assert spec.reference.path is not None
+    same = read_onnx(path).sha256 == read_onnx(spec.reference.path).sha256
+    return None if same else path
 
 
 def rebuild(subject: Subject, place: Place, onnx: Path, target: Path, session: Session) -> None:

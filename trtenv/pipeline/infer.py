@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,10 @@ from trtenv.runners.protocol import Job, JobResult, Session
 SAVES: Final = ("json", "csv", "npz", "npy", "pictures", "sheet")
 SUMMARY: Final = "infer.json"
 RESULTS: Final = "results.jsonl"
+# What the job and we put into the folder of results.
+MADE: Final = frozenset(
+    (SUMMARY, RESULTS, "results.csv", "log.txt", "sheet.png", "pictures", "outputs")
+)
 OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "top_k": 5,
@@ -57,7 +62,7 @@ class InferSpec(NamedTuple):
     def params(self, runner: Mapping[str, Any], inside: Callable[[Path], str]) -> dict[str, Any]:
         """Of the job; `inside` tells where it sees a file."""
         files = [
-            {"name": entry.name, "path": inside(entry.path.resolve()), "input": entry.input}
+            {"name": entry.name, "path": inside(entry.real), "input": entry.input}
             for entry in self.sources.files
         ]
         return {
@@ -72,17 +77,25 @@ class InferSpec(NamedTuple):
             "save": list(self.save),
             "threads": self.threads,
             "slots": 2,
-            "limit_pictures": None,
         }
 
 
-def check_output(output: Path, *, force: bool) -> None:
-    """UsageError where files would be lost that are no results of ours."""
+def check_output(spec: InferSpec, *, force: bool) -> None:
+    """UsageError where files would be lost: inputs always, what is no result of ours without `force`."""
+    output = spec.output
     if output.exists() and not output.is_dir():
         raise UsageError(f"the output `{output}` is a file", hint="name a folder with -o")
-    if not output.is_dir() or force:
+    if not output.is_dir():
         return
-    if any(output.iterdir()) and not is_ours(output):
+    whole = output.resolve()
+    model = spec.subject.path or (spec.subject.model and spec.subject.model.path)
+    for path in (*spec.sources.paths, *([model] if model else [])):
+        if whole in path.absolute().parents or whole in path.resolve().parents:
+            raise UsageError(
+                f"`{path}` lies in the output folder `{output}`, which the results replace",
+                hint="choose another folder with -o",
+            )
+    if not force and any(output.iterdir()) and not is_ours(output):
         raise UsageError(
             f"`{output}` holds files that are no results of trtenv",
             hint="choose another folder with -o, or replace it and all in it: --force",
@@ -90,11 +103,16 @@ def check_output(output: Path, *, force: bool) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """The summary is written last and first of all gone through."""
+    """Whether it holds results and nothing else."""
+    return _summary_in(folder) is not None and {path.name for path in folder.iterdir()} <= MADE
+
+
+def _summary_in(folder: Path) -> dict[str, object] | None:
     try:
-        return "trtenv" in parse_metadata((folder / SUMMARY).read_bytes())
+        found = parse_metadata((folder / SUMMARY).read_bytes())
     except (OSError, ValueError):
-        return False
+        return None
+    return found if "trtenv" in found else None
 
 
 def refuse_unfit(report: Report) -> None:
@@ -113,7 +131,7 @@ def refuse_unfit(report: Report) -> None:
 def run_infer(spec: InferSpec, place: Place) -> dict[str, Any]:
     """Run, and put the folder of results in place; returns the summary.
 
-    What an interrupted run has finished is kept: whole lines, whole files.
+    What an interrupted run has finished is kept: whole lines, whole files; beside a folder that is there.
     """
     see(place, spec.subject, spec.sources.paths)
     with sole_writer(spec.output), staging_folder(spec.output.absolute().parent) as staging:
@@ -125,12 +143,27 @@ def run_infer(spec: InferSpec, place: Place) -> dict[str, Any]:
         except BaseException as error:
             made = staging / "out" / "1-runtime.infer"
             if isinstance(error, (KeyboardInterrupt, SystemExit)) and finished(made):
-                put_in_place(made, spec.output, _summary(spec, place, None), log)
-                console.say(f"what was done so far is in {spec.output}")
+                kept = beside(spec.output)
+                put_in_place(made, kept, _summary(spec, place, None), log)
+                console.say(f"what was done so far is in {kept}")
             raise
         summary = _summary(spec, place, result)
         put_in_place(result.out, spec.output, summary, log)
     return summary
+
+
+def beside(output: Path) -> Path:
+    """Where part of the results goes: `output` itself, or the first free name where something is there
+    that is worth more than part of the results."""
+    others = (output.with_name(f"{output.name}-interrupted-{number}") for number in count(1))
+    return next(path for path in chain([output], others) if not _worth_keeping(path))
+
+
+def _worth_keeping(path: Path) -> bool:
+    if not path.is_dir():
+        return path.exists()
+    partial = is_ours(path) and (_summary_in(path) or {}).get("interrupted")
+    return any(path.iterdir()) and not partial
 
 
 def _run(spec: InferSpec, place: Place, session: Session) -> JobResult:
@@ -151,11 +184,12 @@ def _summary(spec: InferSpec, place: Place, result: JobResult | None) -> dict[st
     """Of an interrupted run nothing is known but what was asked."""
     values = dict(result.values) if result else {}
     measured = values.pop("environment", None)
+    known = spec.subject.task.to_dict() if spec.subject.task else None
     return {
         "trtenv": __version__,
         "date": now(),
         "model": story(spec.subject),
-        "task": spec.subject.task.to_dict() if spec.subject.task else None,
+        "task": values.pop("task", known),
         "environment": {
             "name": place.environment.name,
             "runner": place.choice.runner,

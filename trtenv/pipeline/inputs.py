@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +46,12 @@ class Source(NamedTuple):
     name: str
     input: str | None = None
 
+    @property
+    def real(self) -> Path:
+        """Where links lead; of one that leads nowhere, itself."""
+        path = self.path
+        return path.resolve() if path.exists() else path.parent.resolve() / path.name
+
 
 class Sources(NamedTuple):
     """kind: "images", "arrays" (.npy, .npz) or "raw"."""
@@ -61,15 +67,17 @@ class Sources(NamedTuple):
 def find_sources(texts: Sequence[str]) -> Sources:
     """Files, folders (all images below them) and patterns, in natural order: frame 2 before frame 10.
 
-    UsageError for what does not exist, holds nothing, or mixes images with arrays.
+    A file counts once, except where it is told which input it is for. UsageError for what does not
+    exist, cannot be looked into, holds nothing, or mixes images with arrays.
     """
-    found: dict[Path, Source] = {}
+    found: dict[tuple[Path, int], Source] = {}
     many = len(texts) > 1
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         for source in _named(text, many=many):
-            found.setdefault(source.path, source)
+            found.setdefault((source.path, number if source.input else 0), source)
     if not found:
         raise UsageError("there are no inputs", hint="name them: --input photos/")
+    _refuse_undecodable(source.path for source in found.values())
     kinds = {_kind(source.path): source for source in found.values()}
     if len(kinds) > 1:
         one, other = list(kinds.items())[:2]
@@ -86,7 +94,7 @@ def _named(text: str, *, many: bool) -> Iterator[Source]:
     if not path.exists() and (match := NAMED.fullmatch(text)):
         name, path = match[1], Path(match[2])
     if path.is_dir():
-        yield from _in_folder(path, many=many)
+        yield from _in_folder(path, name, many=many)
         return
     if path.exists():
         paths = [path]
@@ -99,15 +107,22 @@ def _named(text: str, *, many: bool) -> Iterator[Source]:
         raise UsageError(f"`{text}` does not exist", hint=f"files are looked up from {Path.cwd()}")
     for each in paths:
         if each.is_dir():
-            yield from _in_folder(each, many=True)
+            yield from _in_folder(each, name, many=True)
         else:
             yield Source(each, each.name, name)
 
 
-def _in_folder(folder: Path, *, many: bool) -> Iterator[Source]:
-    """All images below it; hidden files and folders are not looked at."""
+def _in_folder(folder: Path, name: str | None, *, many: bool) -> Iterator[Source]:
+    """All images below it; hidden files and folders are not looked at, nor where links to folders lead."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(
+            f"the folder `{error.filename}` cannot be looked into: {error.strerror}",
+            hint="make it readable, or name those beside it, each with --input",
+        )
+
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in names if not name.startswith("."))
         found += [path for path in paths if path.suffix.lower() in IMAGES]
@@ -118,8 +133,18 @@ def _in_folder(folder: Path, *, many: bool) -> Iterator[Source]:
         )
     base = folder.absolute()
     for path in sorted(found, key=natural):
-        name = path.absolute().relative_to(base)
-        yield Source(path, str(Path(base.name) / name if many else name))
+        below = path.absolute().relative_to(base)
+        yield Source(path, str(Path(base.name) / below if many else below), name)
+
+
+def _refuse_undecodable(paths: Iterable[Path]) -> None:
+    """Their bytes would not get through JSON, neither to the job nor into the results."""
+    for path in paths:
+        readable = os.fsencode(path).decode("utf-8", "replace")
+        if readable != str(path):
+            raise UsageError(
+                f"the name of `{readable}` is not in UTF-8", hint="rename it, and others like it"
+            )
 
 
 def natural(path: Path) -> list[tuple[int, int | str]]:

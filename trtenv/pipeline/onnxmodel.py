@@ -89,18 +89,18 @@ def _graph(model: OnnxModel) -> Graph:
         return read_graph(source)[0]
 
 
-def stage(model: OnnxModel, session: Session) -> str:
-    """Put the model's files where the worker sees them; returns the path of the inside.
+def stage(model: OnnxModel, session: Session, name: str = "onnx") -> str:
+    """Put the model's files where the worker sees them, in a folder `name`; returns the path of the inside.
 
     The graph is linked where the file system allows it, so that a container needs no mount per
     model. Its external weights are copied: onnx takes a hard link among them for an attack.
     """
-    folder = session.staging / "jobs" / "onnx"
-    for name in (model.path.name, *model.external):
-        target = folder / name
+    folder = session.staging / "jobs" / name
+    for file in (model.path.name, *model.external):
+        target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        source = (model.path.parent / name).resolve()
+        source = (model.path.parent / file).resolve()
         try:
             if model.external:
                 shutil.copyfile(source, target)

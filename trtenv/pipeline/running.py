@@ -93,7 +93,8 @@ def _read(text: str, weights: str | None) -> Subject:
     prefix, _, rest = text.partition(":")
     if (prefix in PREFIXES and rest) or text.rpartition(":")[0].endswith(".py"):
         return Subject(text, "torch", model=parse_model(text), weights=weights)
-    if path.is_file() and BY_SUFFIX.get(path.suffix.lower(), "onnx") != "onnx":
+    suffix = path.suffix.lower()
+    if path.is_file() and (suffix == ".py" or BY_SUFFIX.get(suffix, "onnx") != "onnx"):
         return Subject(text, "torch", model=parse_model(text), weights=weights)
     if not path.exists():
         raise UsageError(f"`{text}` does not exist", hint=f"files are looked up from {Path.cwd()}")
@@ -168,6 +169,8 @@ def place_for(
 
     ResolutionError with each candidate's reason where none can run here.
     """
+    if env is not None and trt is not None:
+        raise UsageError("--env and --trt both say where it runs", hint="leave one of them out")
     if subject.runtime != "engine":
         return _reference_place(subject, settings, env, trt)
     job = "infer"
@@ -221,9 +224,10 @@ def mounts(subject: Subject, files: Sequence[Path] = ()) -> tuple[Mount, ...]:
         found += _model(subject).mounts()
     elif subject.path is not None and subject.runtime == "engine":
         found.append(Mount(subject.path.resolve()))
-    real = {path.resolve() for path in files}
+    # Of a link that leads nowhere, the folder: the job tells that nothing is there.
+    real = {path.resolve() if path.exists() else path.parent.resolve() for path in files}
     if len(real) > MOST_FILE_MOUNTS:
-        real = _outermost({path.parent for path in real})
+        real = _outermost({path if path.is_dir() else path.parent for path in real})
     return (*found, *(Mount(path) for path in sorted(real)))
 
 

@@ -36,6 +36,7 @@ TABLE: Final[Mapping[str, Row]] = {
 }
 DEFAULT: Final = "tf32"  # what TensorRT builds unless told otherwise
 KEYS: Final = ("rel", "max_abs", "mean_abs", "max_rel", "cosine", "equal", "top1")
+SHARES: Final = ("cosine", "equal", "top1")
 # TensorProto.DataType of onnx 1.23, by number.
 _FLOAT16: Final = 10
 _BFLOAT16: Final = 16
@@ -90,6 +91,11 @@ def parse_limits(texts: Sequence[str]) -> dict[str, dict[str, float | None]]:
             limit = -1.0
         if limit is not None and not 0 <= limit < float("inf"):
             raise UsageError(f"--tolerance: `{value}` of `{text}` is no number from 0 on, nor none")
+        if limit is not None and limit > 1 and key in SHARES:
+            raise UsageError(
+                f"--tolerance: {key} is a share from 0 to 1, and never {value}",
+                hint=f"{key}={limit / 100:g}" if limit <= 100 else f"such as {key}=0.99",
+            )
         found.setdefault(output, {})[key] = limit
     return found
 

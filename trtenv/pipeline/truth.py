@@ -44,10 +44,10 @@ def find_truth(path: Path, card: TaskCard, sources: Sequence[Source]) -> Truth:
     """UsageError where the labels are not there, or are of none of the images."""
     if not path.exists():
         raise UsageError(f"the labels `{path}` do not exist", hint=FORMS[card.kind])
-    suffix = path.suffix.lower()
+    suffix, notes = path.suffix.lower(), tuple[str, ...]()
     match card.kind:
         case "classification" if path.is_dir():
-            found = _by_folder(path, card, sources)
+            found, notes = _by_folder(path, card, sources)
         case "classification" if suffix == ".csv":
             found = _by_table(path, card, sources)
         case "detection" if suffix == ".json":
@@ -60,7 +60,7 @@ def find_truth(path: Path, card: TaskCard, sources: Sequence[Source]) -> Truth:
             raise UsageError(f"`{path}` holds no labels for {card.kind}", hint=FORMS[card.kind])
     if not any(truth is not None for truth in found.values()):
         raise UsageError(f"`{path}` has a label for none of the {len(sources)} images")
-    return Truth(card.kind, "indices", found, notes=_left_out(found))
+    return Truth(card.kind, "indices", found, notes=(*notes, *_left_out(found)))
 
 
 def _left_out(found: Mapping[str, object]) -> tuple[str, ...]:
@@ -71,9 +71,11 @@ def _left_out(found: Mapping[str, object]) -> tuple[str, ...]:
     return (f"{len(missing)} of {len(found)} images have no label and do not count: {shown}",)
 
 
-def _by_folder(folder: Path, card: TaskCard, sources: Sequence[Source]) -> dict[str, int | None]:
+def _by_folder(
+    folder: Path, card: TaskCard, sources: Sequence[Source]
+) -> tuple[dict[str, int | None], tuple[str, ...]]:
     """The class is the folder's name: a label, an index; else folders count in alphabetical order."""
-    root = folder.resolve()
+    root, notes = folder.resolve(), tuple[str, ...]()
     classes = {}
     for source in sources:
         own = source.path.resolve()
@@ -86,13 +88,14 @@ def _by_folder(folder: Path, card: TaskCard, sources: Sequence[Source]) -> dict[
         if card.labels is not None:
             raise
         indices = {name: number for number, name in enumerate(names)}
-    return {name: None if own is None else indices[own] for name, own in classes.items()}
+        notes = ("the model names no classes: folders count in alphabetical order, from 0",)
+    return {name: None if own is None else indices[own] for name, own in classes.items()}, notes
 
 
 def _index(text: str, card: TaskCard) -> int:
     if card.labels and text in card.labels:
         return card.labels.index(text)
-    if text.isdecimal():
+    if text.isdecimal() and (not card.labels or int(text) < len(card.labels)):
         return int(text)
     known = f"the model's {len(card.labels)} labels" if card.labels else "an index"
     raise UsageError(
@@ -104,25 +107,45 @@ def _index(text: str, card: TaskCard) -> int:
 def _by_table(path: Path, card: TaskCard, sources: Sequence[Source]) -> dict[str, int | None]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(handle) if any(row)]
+            reader = csv.reader(handle)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the labels `{path}` cannot be read: {error}") from error
-    if rows and rows[0][0].lower() in HEADERS:
+    if rows and rows[0][1][0].lower() in HEADERS:
         del rows[0]
     known: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
+    for line, row in rows:
         if len(row) < 2:
             raise UsageError(
-                f"`{path}`: row {number} has no label: {','.join(row)}", hint=FORMS[card.kind]
+                f"`{path}`: line {line} has no label: {','.join(row)}", hint=FORMS[card.kind]
             )
-        known[row[0]] = _index(row[1], card)
-    return {source.name: _looked_up(source, known) for source in sources}
+        index = _index(row[1], card)
+        if known.setdefault(row[0], index) != index:
+            raise UsageError(
+                f"`{path}`: line {line} gives `{row[0]}` another label than one before"
+            )
+    found = {source.name: _looked_up(source, known) for source in sources}
+    _distinct({name: key for name, key in found.items() if key is not None}, path)
+    return {name: None if key is None else known[key] for name, key in found.items()}
 
 
-def _looked_up(source: Source, known: Mapping[str, int]) -> int | None:
+def _looked_up(source: Source, known: Mapping[str, int]) -> str | None:
     """By its path as given, by its name, or by the file's name alone."""
     keys: Iterable[str] = (str(source.path), source.name, source.path.name)
-    return next((known[key] for key in keys if key in known), None)
+    return next((key for key in keys if key in known), None)
+
+
+def _distinct(found: Mapping[str, Path | str], path: Path) -> None:
+    """UsageError where one entry of the labels was found for two images, by the file's name alone."""
+    taken: dict[Path | str, str] = {}
+    for name, key in found.items():
+        other = taken.setdefault(key, name)
+        if Path(other).with_suffix("") != Path(name).with_suffix(""):
+            shown = key.name if isinstance(key, Path) else key
+            raise UsageError(
+                f"`{shown}` in `{path}` could be of `{other}` or of `{name}`",
+                hint="name images in the labels by their paths below the folder of images",
+            )
 
 
 def _beside(folder: Path, kind: str, form: str, suffix: str, sources: Sequence[Source]) -> Truth:
@@ -132,6 +155,7 @@ def _beside(folder: Path, kind: str, form: str, suffix: str, sources: Sequence[S
         names = (Path(source.name).with_suffix(suffix), Path(source.path.name).with_suffix(suffix))
         file = next((folder / name for name in names if (folder / name).is_file()), None)
         found[source.name] = file.resolve() if file else None
+    _distinct({name: file for name, file in found.items() if file}, folder)
     count = sum(file is not None for file in found.values())
     if not count:
         raise UsageError(

@@ -34,9 +34,10 @@ class Report(NamedTuple):
         if self.agrees:
             return None
         if all(entry["agrees"] for entry in self.values["outputs"]):
-            hint = "allow more where that is right: --max-drop POINTS, --min-metric PERCENT"
-            return VerifyFailed(self._told(), hint=hint)
-        hint = "allow more where that is right: --tolerance rel=VALUE"
+            allow = "allow more where that is right: --max-drop POINTS, --min-metric PERCENT"
+            return VerifyFailed(self._told(), hint=allow)
+        allow = "allow more where that is right: --tolerance rel=VALUE"
+        hint = None if self.values["first_nonfinite"] else allow
         first = (self.bisection or {}).get("first")
         if first and self.spec.subject.runtime == "engine":
             hint = f"build it with that node in FP32: --keep-fp32 '{first['node']}'"
@@ -139,11 +140,13 @@ def judge(spec: VerifySpec, values: Mapping[str, Any]) -> Iterator[str]:
         )
     main = metric["main"]
     found, drop = 100 * metric["subject"][main], -100 * metric["difference"][main]
-    if spec.min_metric is not None and found < spec.min_metric:
-        yield f"{main} is {found:.2f} %, wanted {spec.min_metric:g} %"
-    # Accuracies are sums of float64: a drop of exactly the limit must not fail by their last bit.
-    if spec.max_drop is not None and drop > spec.max_drop + 1e-9:
-        yield f"{main} drops by {drop:.2f} points, allowed {spec.max_drop:g}"
+    # Accuracies are sums of float64: what is exactly the limit must not fail by their last bit.
+    if spec.min_metric is not None and found < spec.min_metric - 1e-9:
+        yield f"{main} is {found:.6g} %, wanted {spec.min_metric:g} %"
+    if spec.max_drop is not None and not metric["reference"][main]:
+        yield f"{main} of the reference is 0 %: the labels cannot be those of its images and classes"
+    elif spec.max_drop is not None and drop > spec.max_drop + 1e-9:
+        yield f"{main} drops by {drop:.6g} points, allowed {spec.max_drop:g}"
 
 
 def write_verdict(report: Report) -> bool:

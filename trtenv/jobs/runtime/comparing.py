@@ -25,7 +25,9 @@ START = {
 def pair(found, expected):
     """[(name, name in the reference)] and notes: by name; what is left over by order, if it is as many."""
     pairs, left, others = matched(found, expected)
-    notes = ["`%s` is held against `%s`, by order" % names for names in pairs if len(set(names)) > 1]
+    notes = [
+        "`%s` is held against `%s`, by order" % names for names in pairs if len(set(names)) > 1
+    ]
     if left or others:
         notes += ["`%s` has no counterpart in the reference" % name for name in left]
         notes += ["`%s` of the reference has no counterpart" % name for name in others]
@@ -182,9 +184,8 @@ class Output(object):
 
     def _problems(self, measured, limits):
         sums = self.sums
-        if sums["shapes"]:
-            shapes = sums["shapes"]
-            yield "its shape is %s, the reference's %s" % (shapes["found"], shapes["expected"])
+        if sums["shapes"] and limits:
+            yield "its shape is %(found)s, the reference's %(expected)s" % sums["shapes"]
         if sums["bad"]:
             place = sums["first_bad"]
             yield (
@@ -259,6 +260,10 @@ class Comparison(object):
     def summary(self, tolerance):
         notes = list(self.notes)
         for output in self.outputs:
+            if output.sums["shapes"] and not output.limits(tolerance):
+                text = "`%s` is %s, and %s in the reference: no limit is asked of it"
+                shapes = output.sums["shapes"]
+                notes.append(text % (output.name, shapes["found"], shapes["expected"]))
             if output.sums["reshaped"]:
                 notes.append("`%s` has another shape than the reference's" % output.name)
             if output.sums["same_bad"]:
@@ -268,9 +273,11 @@ class Comparison(object):
         for entry, problem in unjudged(outputs, tolerance["asked"]):
             entry["problems"].append(problem)
             entry["agrees"] = False
-        for entry in outputs:
-            if not entry["elements"] and entry["agrees"]:
-                notes.append("`%s` is empty in both: nothing of it was compared" % entry["name"])
+        notes += [
+            "`%s` is empty in both: nothing of it was compared" % entry["name"]
+            for entry in outputs
+            if not entry["elements"] and entry["agrees"]
+        ]
         bad = [entry for entry in outputs if entry["nonfinite"] and entry["nonfinite"]["first"]]
         earliest = min(bad, key=lambda e: e["nonfinite"]["first"]["batch"]) if bad else None
         return {
@@ -287,10 +294,10 @@ class Comparison(object):
 
 def unjudged(outputs, asked):
     """(output, problem) where there is nothing to judge: no elements at all, or none of a measure."""
-    if not any(entry["elements"] for entry in outputs):
+    if all(entry["mean_abs"] is None for entry in outputs):
         for entry in outputs:
             if entry["agrees"]:
-                yield entry, "nothing was compared"
+                yield entry, "nothing finite was compared"
         return
     for name, limits in asked.items():
         own = [entry for entry in outputs if name in ("", entry["name"]) and entry["elements"]]

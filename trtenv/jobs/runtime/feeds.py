@@ -237,6 +237,8 @@ class Images(object):
         self.task, self.io = task, io
         files = spec["files"][: spec["samples"]]
         (self.input,) = [entry for entry in inputs if entry.name == task.input]
+        for sizes in filter(None, self.input.sizes.values()):
+            runners.check_shape(self.input.tensor, sizes)
         batched = len(self.input.tensor.shape) == 4
         self.rows, self.fewest = self.input.batch() if batched else (1, 1)
         self.chunks = [files[i : i + self.rows] for i in range(0, len(files), self.rows)]

@@ -33,8 +33,13 @@ def run(params, io):
             common = (runner, params, io, interrupts)
             job = Images(*common, crew=crew) if images else tensors.Tensors(*common)
             values = job.run()
+        values["task"] = job.card
         values["runner"] = runner.describe()
         values["environment"] = probe.stamp_facts(runners.libraries(runner))
+    except JobError as error:
+        if error.kind == "write":
+            sinks.clear(io)
+        raise
     finally:
         if crew is not None:
             crew.close()
@@ -78,7 +83,11 @@ class Images(Job):
                 "nothing says how images become the model's input, nor what its outputs mean",
                 "say what the model does: --task classify, detect or segment",
             )
+        self.card = card
         self.tensor = image_input(self.runner.inputs)
+        for file in self.files:
+            if file.get("input"):
+                runners.check_names([self.tensor], [file["input"]])
         self.batch, self.least = batch_of(self.tensor, self.params.get("batch"))
         spec = {
             "card": card,
@@ -95,14 +104,7 @@ class Images(Job):
         self.start_workers(spec)
         self.names = sinks.names_of(self.files)
         self.lines = sinks.Lines(self.io, self.save, self.labels)
-        self.pictures = sinks.Pictures(
-            self.io,
-            self.save,
-            self.names,
-            self.pool,
-            self.params.get("limit_pictures"),
-            self.stages,
-        )
+        self.pictures = sinks.Pictures(self.io, self.save, self.names, self.pool, self.stages)
         self.finishers = ThreadPoolExecutor(max_workers=FINISHERS)
         self.finishing = collections.deque()
 

@@ -53,6 +53,11 @@ class Meter(object):
             self._io.progress("inferring, %.0f %s/s" % (rate, self._what), done, self._total)
 
 
+def printable(text):
+    """In one line, and without what a terminal would obey: names of files may hold anything."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class Counts(object):
     """What was done and what failed; the first failures are kept, and logged."""
 
@@ -67,7 +72,7 @@ class Counts(object):
         self.first = self.first or error
         if len(self.failures) < TOLD_FAILURES:
             self.failures.append({"file": file, "reason": reason})
-            self._io.log("%s is left out: %s" % (file, reason))
+            self._io.log(printable("%s is left out: %s" % (file, reason)))
         elif self.failed == TOLD_FAILURES + 1:
             self._io.log("and more inputs are left out")
 
@@ -96,6 +101,7 @@ class Job(object):
         self.copies = ThreadPoolExecutor(max_workers=stream.COPIES)
         self.flight = stream.Flight(runner, self.stages, self.copies)
         self.total, self.batch, self.threads = len(self.files), None, 0
+        self.card = None  # of images: what says what they mean
 
     def run(self):
         self.prepare()

@@ -6,10 +6,11 @@ Python 3.6 to 3.13.
 
 import contextlib
 import importlib
-import json
 import sys
 
 from worker import JobError
+
+from runtime import truths
 
 IGNORED = 255  # in a mask: not labelled, as in Pascal VOC and Cityscapes
 # For mAP every box counts, however unsure; NMS as Ultralytics validates.
@@ -53,8 +54,11 @@ def open_metric(spec, labels, state=None):
 class Metric(object):
     """Counts by side: "subject" and "reference"."""
 
+    needs = "sklearn.metrics"
+
     def __init__(self, spec, labels):
         self.spec, self.labels = spec, labels
+        self.library = load(self.needs)  # before anything runs
         self.samples, self.notes = 0, []
         self.sides = {"subject": self.empty(), "reference": self.empty()}
 
@@ -102,7 +106,6 @@ class Classification(Metric):
     def measured(self, side):
         import numpy as np
 
-        sklearn = load("sklearn.metrics")
         truth, guesses = self.sides[side]["truth"], self.sides[side]["guesses"]
         if not truth:
             return None
@@ -110,14 +113,18 @@ class Classification(Metric):
         known = [len(self.labels or ())] + [
             1 + max([right, *entry]) for right, entry in zip(truth, guesses)
         ]
-        classes, found = max(known), {"top1": float(sklearn.accuracy_score(truth, first))}
+        classes, found = max(known), {"top1": float(self.library.accuracy_score(truth, first))}
         if classes > TOP:
-            # The best ones' order is all that top-5 asks of the scores.
-            scores = np.zeros((len(truth), classes), np.float32)
+            # The best ones' order is all that top-5 asks of the scores. Where they are fewer than five
+            # classes that are none fill up, so that none of the others is among the five.
+            scores = np.zeros((len(truth), classes + TOP), np.float32)
+            scores[:, classes:] = 0.5
             for row, entry in enumerate(guesses):
                 scores[row, entry] = np.arange(TOP, TOP - len(entry), -1)
-            every = list(range(classes))
-            found["top5"] = float(sklearn.top_k_accuracy_score(truth, scores, k=TOP, labels=every))
+            every = list(range(classes + TOP))
+            found["top5"] = float(
+                self.library.top_k_accuracy_score(truth, scores, k=TOP, labels=every)
+            )
         return found
 
 
@@ -127,24 +134,39 @@ class Detection(Metric):
     Boxes are x, y, width and height in pixels of the original image.
     """
 
+    needs = "pycocotools.cocoeval"
+
     def __init__(self, spec, labels):
         super(Detection, self).__init__(spec, labels)
-        self.images, self.boxes = [], []
-        self.coco = Coco(spec["path"], labels, self.notes) if spec["format"] == "coco" else None
+        self.images, self.boxes, self.unknown = [], [], []
+        self.coco = (
+            truths.Coco(spec["path"], labels, self.notes) if spec["format"] == "coco" else None
+        )
 
     def empty(self):
         return []
 
     def state(self):
-        return dict(super(Detection, self).state(), images=self.images, boxes=self.boxes)
+        own = {"images": self.images, "boxes": self.boxes, "unknown": self.unknown}
+        return dict(super(Detection, self).state(), **own)
 
     def restore(self, state):
         super(Detection, self).restore(state)
         self.images, self.boxes = state["images"], state["boxes"]
+        self.unknown = state["unknown"]
+
+    def result(self):
+        if self.unknown:
+            text = "%d images are not in the COCO file and do not count: %s"
+            shown = ", ".join(self.unknown[:3]) + (", ..." if len(self.unknown) > 3 else "")
+            self.notes.append(text % (len(self.unknown), shown))
+        return super(Detection, self).result()
 
     def add(self, batch, results):
         if self.coco is not None:
             batch.truths = [self.coco.key(item) for item in batch.items]
+            keys = zip(batch.items, batch.truths)
+            self.unknown += [item for item, key in keys if key is None]
         super(Detection, self).add(batch, results)
 
     def read(self, truth, size):
@@ -152,10 +174,18 @@ class Detection(Metric):
         number = len(self.images) + 1
         if self.coco is not None:
             boxes = self.coco.boxes[truth]
+            self.coco.check_size(truth, width, height)
         else:
-            boxes = list(yolo_boxes(truth, height, width))
+            boxes = list(truths.yolo_boxes(truth, height, width, self.labels))
         self.images.append({"id": number, "height": int(height), "width": int(width)})
         for entry in boxes:
+            left, top, wide, high = entry["bbox"]
+            if not (left <= width and top <= height and left + wide >= 0 and top + high >= 0):
+                raise JobError(
+                    "labels",
+                    "a box of `%s` lies outside of the image of %dx%d: %s"
+                    % (truth, width, height, ", ".join("%g" % edge for edge in entry["bbox"])),
+                )
             self.boxes.append(dict(entry, id=len(self.boxes) + 1, image_id=number))
         return number
 
@@ -174,9 +204,9 @@ class Detection(Metric):
     def measured(self, side):
         if not self.images:
             return None
-        coco, evaluation = load("pycocotools.coco"), load("pycocotools.cocoeval")
+        coco = load("pycocotools.coco")
         found = self.sides[side]
-        if not self.boxes:
+        if all(entry["iscrowd"] for entry in self.boxes):
             raise JobError("labels", "the labels hold no box in any of the images")
         with contextlib.redirect_stdout(sys.stderr):
             truth = coco.COCO()
@@ -190,81 +220,13 @@ class Detection(Metric):
             truth.createIndex()
             if not found:
                 return {"map50_95": 0.0, "map50": 0.0}
-            judged = evaluation.COCOeval(
+            judged = self.library.COCOeval(
                 truth, truth.loadRes([dict(entry) for entry in found]), "bbox"
             )
             judged.evaluate()
             judged.accumulate()
             judged.summarize()
         return {"map50_95": float(judged.stats[0]), "map50": float(judged.stats[1])}
-
-
-class Coco(object):
-    """Boxes by file name, of classes as the model counts them."""
-
-    def __init__(self, path, labels, notes):
-        try:
-            with open(path, encoding="utf-8") as handle:
-                document = json.load(handle)
-            names = {entry["id"]: entry["file_name"] for entry in document["images"]}
-            classes = self._classes(document["categories"], labels, notes)
-            self.boxes = {name: [] for name in names.values()}
-            for entry in document["annotations"]:
-                kept = {
-                    "category_id": classes[entry["category_id"]],
-                    "bbox": entry["bbox"],
-                    "area": entry.get("area", entry["bbox"][2] * entry["bbox"][3]),
-                    "iscrowd": entry.get("iscrowd", 0),
-                }
-                self.boxes[names[entry["image_id"]]].append(kept)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise JobError("labels", "`%s` is no COCO file of detections: %r" % (path, error))
-        self.by_base = {name.rpartition("/")[2]: name for name in self.boxes}
-
-    def _classes(self, categories, labels, notes):
-        """By the model's names where they are the same, else in the order of the ids."""
-        names = [entry["name"] for entry in categories]
-        if labels and set(names) <= set(labels):
-            return {entry["id"]: labels.index(entry["name"]) for entry in categories}
-        if labels:
-            note = "the model names classes otherwise than the COCO file: categories count by their ids"
-            if note not in notes:
-                notes.append(note)
-        return {id_: index for index, id_ in enumerate(sorted(entry["id"] for entry in categories))}
-
-    def key(self, item):
-        return item if item in self.boxes else self.by_base.get(item.rpartition("/")[2])
-
-
-def yolo_boxes(path, height, width):
-    """Of lines `class x y width height`, centre and size as shares of the image; or of polygons.
-
-    No path: an image without objects.
-    """
-    if not path:
-        return
-    with open(path, encoding="utf-8") as handle:
-        lines = [line.split() for line in handle if line.strip()]
-    for line in lines:
-        try:
-            index, values = int(line[0]), [float(value) for value in line[1:]]
-            if len(values) < 4 or len(values) % 2:
-                raise ValueError("%d numbers" % len(line))
-        except ValueError as error:
-            raise JobError(
-                "labels",
-                "`%s` is no file of YOLO labels: %s" % (path, error),
-                "lines are: class x_centre y_centre width height",
-            )
-        if len(values) == 4:
-            x, y, wide, high = values
-            left, top = x - wide / 2, y - high / 2
-        else:
-            xs, ys = values[0::2], values[1::2]
-            left, top = min(xs), min(ys)
-            wide, high = max(xs) - left, max(ys) - top
-        box = [left * width, top * height, wide * width, high * height]
-        yield {"category_id": index, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
 
 
 class Segmentation(Metric):
@@ -274,24 +236,32 @@ class Segmentation(Metric):
         return []
 
     def read(self, truth, size):
-        return truth
+        mask = truths.read_mask(truth)
+        highest = mask[mask != IGNORED].max(initial=0)
+        if self.labels and highest >= len(self.labels):
+            raise JobError(
+                "labels",
+                "the mask `%s` has class %d, and the model has %d"
+                % (truth, highest, len(self.labels)),
+                "pixels are indices of classes in the model's order; 255 is not labelled",
+            )
+        if mask.shape != tuple(size):
+            raise JobError(
+                "labels",
+                "the mask `%s` is %dx%d, its image %dx%d" % ((truth, *mask.shape, *size)),
+            )
+        return mask
 
-    def count(self, side, truth, result, item):
+    def count(self, side, mask, result, item):
         import numpy as np
 
-        sklearn = load("sklearn.metrics")
         if not hasattr(result, "mask"):
             raise JobError(
                 "labels",
                 "masks of classes are no truth for instances",
                 "judge its boxes: --task detect, with boxes as --labels",
             )
-        mask, found = read_mask(truth), np.asarray(result.mask)
-        if mask.shape != found.shape:
-            raise JobError(
-                "labels",
-                "the mask `%s` is %dx%d, its image %dx%d" % ((truth, *mask.shape, *found.shape)),
-            )
+        found = np.asarray(result.mask)
         known = mask != IGNORED
         mask, found = mask[known], found[known]
         highest = int(max([mask.max(), found.max()])) if mask.size else 0
@@ -300,7 +270,7 @@ class Segmentation(Metric):
         total = np.zeros((classes, classes), np.int64)
         total[: len(old), : len(old)] = old
         if mask.size:
-            total += sklearn.confusion_matrix(mask, found, labels=np.arange(classes))
+            total += self.library.confusion_matrix(mask, found, labels=np.arange(classes))
         elif not self.notes:
             self.notes.append(
                 "the mask of %s holds nothing but %d, which means: not labelled" % (item, IGNORED)
@@ -318,21 +288,3 @@ class Segmentation(Metric):
         union = total.sum(0) + total.sum(1) - right
         iou = right[union > 0] / union[union > 0]
         return {"miou": float(iou.mean()), "pixel_accuracy": float(right.sum() / total.sum())}
-
-
-def read_mask(path):
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(image)
-    except (OSError, ValueError) as error:
-        raise JobError("labels", "the mask `%s` cannot be read: %s" % (path, error))
-    if mask.ndim != 2:
-        raise JobError(
-            "labels",
-            "the mask `%s` is a coloured image: whose colour is which class is not known" % path,
-            "save masks as PNG with one channel, or a palette, of class indices",
-        )
-    return mask.astype(np.int64)

@@ -103,7 +103,10 @@ class OnnxRuntimeRunner(ReferenceRunner):
             self._session = runtime.InferenceSession(params["path"], options, providers=providers)
         except Exception as error:
             raise self._failed("load", error)
-        self.inputs = [self._tensor(value) for value in self._session.get_inputs()]
+        optimum = params.get("optimum") or {}
+        self.inputs = [
+            self._tensor(value, optimum.get(value.name)) for value in self._session.get_inputs()
+        ]
         self.outputs = [self._tensor(value) for value in self._session.get_outputs()]
         self._names = [tensor.name for tensor in self.outputs]
         super(OnnxRuntimeRunner, self).__init__(slots)
@@ -114,7 +117,8 @@ class OnnxRuntimeRunner(ReferenceRunner):
         words = "onnxruntime %s cannot %s `%s`: %s" % (self._version, what, self._name, text)
         return JobError(kind, words)
 
-    def _tensor(self, value):
+    def _tensor(self, value, optimum=None):
+        """optimum: what the file was exported for, where its shape allows that."""
         inner = value.type[len("tensor(") : -1] if value.type.startswith("tensor(") else None
         if inner not in TYPES:
             raise JobError(
@@ -122,7 +126,11 @@ class OnnxRuntimeRunner(ReferenceRunner):
                 "`%s` of `%s` is %s, which numpy has not" % (value.name, self._name, value.type),
             )
         shape = [size if isinstance(size, int) and size >= 0 else -1 for size in value.shape]
-        return Tensor(value.name, TYPES[inner], shape, None, None, None)
+        if optimum is not None and (
+            len(optimum) != len(shape) or any(a not in (-1, b) for a, b in zip(shape, optimum))
+        ):
+            optimum = None
+        return Tensor(value.name, TYPES[inner], shape, None, optimum, None)
 
     def compute(self, feed):
         try:
@@ -179,7 +187,7 @@ class TorchRunner(ReferenceRunner):
         given = params.get("inputs") or []
         known = {"model": params["model"], "input_names": [entry["name"] for entry in given]}
         known["dtypes"] = {entry["name"]: entry["dtype"] for entry in given}
-        known["shapes"] = {}
+        known["shapes"] = dict(params.get("shapes") or {})
         for entry in given:
             dims = [1 if size is None or size < 0 else size for size in entry["shape"]]
             known["shapes"][entry["name"]] = {"min": dims, "opt": dims, "max": dims}

@@ -7,6 +7,8 @@ import io as streams
 import json
 import os
 import re
+import shutil
+import zipfile
 
 from worker import JobError
 
@@ -169,7 +171,7 @@ def save_arrays(io, save, name, outputs):
 
     if "npz" in save:
         target = io.path(os.path.join("outputs", name + ".npz"))
-        workers.write_whole(target, lambda handle: np.savez(handle, **outputs))
+        workers.write_whole(target, lambda handle: save_npz(handle, outputs))
     if "npy" in save:
         for output, array in outputs.items():
             path = "%s.%s.npy" % (name, safe_part(re.sub(r"[/\\]", "_", output)))
@@ -179,13 +181,22 @@ def save_arrays(io, save, name, outputs):
             )
 
 
+def save_npz(handle, arrays):
+    """numpy.savez for any names: an output may be called as a parameter of that function."""
+    import numpy as np
+
+    with zipfile.ZipFile(handle, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(name + ".npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
 class Pictures(object):
     """Pictures, masks and the contact sheet: drawn by workers, few at a time."""
 
-    def __init__(self, io, save, names, pool, limit, stages):
+    def __init__(self, io, save, names, pool, stages):
         self._io, self._names, self._pool, self._stages = io, names, pool, stages
         self._wanted = "pictures" in save
-        self._left = len(names) if limit is None else limit
         self._pending = collections.deque()
         self._sheet, self._cells = set(), []
         if "sheet" in save:
@@ -198,8 +209,7 @@ class Pictures(object):
     def add(self, item, result):
         picture = mask = None
         name = self._names[item.index]
-        if self._wanted and self._left > 0:
-            self._left -= 1
+        if self._wanted:
             jpeg = item.file["path"].lower().endswith(workers.JPEG)
             ending = ".jpg" if jpeg else ".png"
             picture = self._io.path(os.path.join("pictures", name + ending))
@@ -232,8 +242,18 @@ class Pictures(object):
             from vision import draw
 
             sheet = draw.contact_sheet(self._cells, cell=CELL)
-            workers.save_picture(sheet, self._io.path("sheet.png"))
+            try:
+                workers.save_picture(sheet, self._io.path("sheet.png"))
+            except OSError as error:
+                raise no_room(error)
 
 
 def no_room(error):
     return JobError("write", "results cannot be written: %s" % error, "free space, or save less")
+
+
+def clear(io):
+    """Makes room for what the worker says of the failure; results of which some are missing are none."""
+    for name in os.listdir(io.out):
+        path = io.path(name)
+        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)

@@ -14,6 +14,8 @@ class Tensors(Job):
         spec, inputs = self.params["sources"], self.runner.inputs
         self.inputs, self.kind, self.batch = inputs, spec["kind"], self.params.get("batch")
         self.shapes = self.params.get("shapes") or {}
+        if self.shapes:
+            runners.check_names(inputs, [*self.shapes, *(tensor.name for tensor in inputs)])
         self.sets = sources.group(self.kind, self.files, inputs)
         self.total = len(self.sets)
         self.names = sinks.names_of([{"name": name} for name, _ in self.sets])

@@ -147,10 +147,9 @@ class Judge(object):
             labels = card.get("labels")
             self.metric = metrics.open_metric(params["labels"], labels, state and state["metric"])
             options = dict(metrics.OPTIONS[card["kind"]])
-            tensor = tensors(described["inputs"])
             self.tasks = {
-                "subject": make_task(card, tensor, found, options),
-                "reference": make_task(card, tensor, self.expected, options),
+                "subject": make_task(params, described, found, options),
+                "reference": make_task(params, described, self.expected, options),
             }
 
     def add(self, batch, found):
@@ -168,6 +167,14 @@ class Judge(object):
                 side: self.tasks[side].finish(outputs, batch.placements)
                 for side, outputs in sides.items()
             }
+            for side, each in results.items():
+                if len(each) != len(batch.items):
+                    raise JobError(
+                        "task",
+                        "the outputs of the %s are not those of a %s"
+                        % (side, self.tasks[side].kind),
+                        "say what they are: --task, --layout",
+                    )
             self.metric.add(batch, results)
 
     def finish(self, io, last):
@@ -206,8 +213,17 @@ def describe(runner):
     }
 
 
-def tensors(entries):
-    return [runners.Tensor(**entry) for entry in entries]
+def input_tensors(params, described):
+    """With the shapes that the user or the file's export tells, which go before the runner's."""
+    found = [runners.Tensor(**entry) for entry in described["inputs"]]
+    shapes = feeds.by_input(params["inputs"].get("shapes", {}), found)
+    told = {name: sizes for name, sizes in shapes.items() if "values_of" not in sizes}
+    return [
+        tensor._replace(**{case: told[tensor.name][key] for case, key in feeds.KEYS.items()})
+        if tensor.name in told
+        else tensor
+        for tensor in found
+    ]
 
 
 def adapted(params, described):
@@ -239,13 +255,13 @@ def subject_task(params, described):
     """Prepares the images; None where the inputs are none."""
     if params["inputs"]["kind"] != "images":
         return None
-    names = [entry["name"] for entry in described["outputs"]]
-    return make_task(params["task"], tensors(described["inputs"]), names, {})
+    return make_task(params, described, [entry["name"] for entry in described["outputs"]], {})
 
 
-def make_task(card, inputs, outputs, options):
+def make_task(params, described, outputs, options):
     from vision import tasks
 
+    inputs = input_tensors(params, described)
     if len(inputs) != 1:
         raise JobError(
             "inputs",
@@ -253,7 +269,7 @@ def make_task(card, inputs, outputs, options):
             % comparing.listed([tensor.name for tensor in inputs]),
             "put one array per input into an .npz file",
         )
-    return tasks.make_task(card, inputs[0], outputs, options)
+    return tasks.make_task(params["task"], inputs[0], outputs, options)
 
 
 def facts(subject, reference=None):

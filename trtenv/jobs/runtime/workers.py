@@ -25,6 +25,8 @@ JOBS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 JPEG = (".jpg", ".jpeg")
 THREADS_ENOUGH = 4
 CLOEXEC = 1
+# What a process tells of by name; all else is a fault of ours, with its trace.
+FAILURES = {"MemoryError": MemoryError, "OSError": OSError, "RuntimeError": RuntimeError}
 START = "import sys; sys.path[:1] = sys.argv[1:]; from runtime import workers; workers.serve()"
 # Of libraries that would start one thread for each core in each process; and of glibc, which else gives
 # the memory of each image back to the system: 500 page faults for the next one, a tenth of the time.
@@ -191,7 +193,7 @@ class Process(object):
         except (EOFError, pickle.UnpicklingError):
             raise Died()
         if error is not None:
-            raise MemoryError(answer) if error == "MemoryError" else RuntimeError(answer)
+            raise FAILURES[error](answer)
         return answer
 
     def close(self):
@@ -300,8 +302,11 @@ def serve():
             try:
                 worker = worker or Worker(spec, mapped(fd, shape, spec["dtype"]))
                 answer = getattr(worker, name)(*arguments)
-            except Exception as raised:
-                error, answer = type(raised).__name__, traceback.format_exc()
+            except (MemoryError, OSError) as raised:
+                error = "OSError" if isinstance(raised, OSError) else "MemoryError"
+                answer = str(raised)
+            except Exception:
+                error, answer = "RuntimeError", traceback.format_exc()
             pickle.dump((error, answer), answers, 4)
             answers.flush()
     except (EOFError, OSError):

@@ -64,7 +64,8 @@ def decode(path):
     need_library()
     try:
         if not os.path.isfile(path):
-            raise BadImage(path, "there is no such file")
+            there = os.path.exists(path)
+            raise BadImage(path, "it is no regular file" if there else "there is no such file")
         if os.path.getsize(path) == 0:
             raise BadImage(path, "the file is empty")
         if library("PIL") is None:

@@ -112,6 +112,11 @@ class Preprocessor(object):
                     "choose a size within that range",
                 )
             frame.append(int(side))
+        if frame[0] * frame[1] > LARGEST:
+            raise refused(
+                "an input of %dx%d is asked for: that is more than %d million pixels"
+                % (frame[0], frame[1], LARGEST // 10**6)
+            )
         multiple = self.card["multiple"]
         if frame[0] % multiple or frame[1] % multiple:
             raise refused(

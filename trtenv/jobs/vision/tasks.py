@@ -142,6 +142,13 @@ class Classifier(Task):
 
         scores = arrays["scores"][: len(placements)].astype(np.float64)
         scores = scores.reshape(len(placements), -1)
+        classes = max(scores.shape[1], 2)
+        if self.labels and len(self.labels) != classes:
+            raise JobError(
+                "labels",
+                "the model has %d classes, and there are %d labels" % (classes, len(self.labels)),
+                "--labels FILE, with one for each class",
+            )
         bad = np.isnan(scores)
         chances = probabilities(scores, layout.name)
         if scores.shape[1] == 1:  # one score for "yes"
