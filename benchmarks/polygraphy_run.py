@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 RUN_ENGINE = Path(__file__).resolve().parent.parent / "tests" / "gpu" / "run_engine.py"
+SEQUENTIAL = "--sequential-runners"
 SPOKEN = re.compile(r"Completed (\d+) iteration.*Average inference time: ([0-9.e+-]+) ms")
 
 
@@ -142,6 +143,10 @@ def measured_by_polygraphy(
     told = [f"{name}:[{','.join(map(str, dims))}]" for name, dims in shapes.items()]
     argv = ["run", asked.engine, "--trt", "--model-type", "engine", "--input-shapes", *told]
     argv += ["--warm-up", "100", "--iterations", str(asked.iterations)]
+    # Newer ones warm up only with an option that older ones do not know.
+    known = asked.polygraphy / "polygraphy" / "tools" / "args" / "comparator" / "comparator.py"
+    if SEQUENTIAL in known.read_text():
+        argv.append(SEQUENTIAL)
     text = inside(asked, "polygraphy", str(asked.polygraphy.resolve()), *argv)
     found = SPOKEN.search(text)
     if found is None:

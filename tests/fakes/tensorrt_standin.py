@@ -227,14 +227,17 @@ class Context:
         self.started: set[Any] = set()
         self.kept: list[Any] = []
         self.profile = -1
-        self.take_profile(0)
+        if self.is_free(0):
+            self.take_profile(0)
+
+    def is_free(self, index: int) -> bool:
+        engine = self.engine
+        return not engine.dynamic or engine.sharing or engine.taken.get(index, self) is self
 
     def take_profile(self, index: int) -> bool:
         engine = self.engine
-        if engine.dynamic and not engine.sharing and engine.taken.get(index, self) is not self:
-            return bool(
-                engine.error(f"Profile {index} has been chosen by another IExecutionContext.")
-            )
+        # The bindings of 8.5.3.1 log an error and end by SIGSEGV.
+        assert self.is_free(index), f"profile {index} has been chosen by another context"
         engine.taken = {at: by for at, by in engine.taken.items() if by is not self}
         engine.taken[index] = self
         self.profile, self.shapes, self.values, self.addresses = index, {}, {}, {}

@@ -15,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trtenv
+from trtenv.engine.digests import file_digest
 from trtenv.errors import UsageError
-from trtenv.pipeline.bisect import WIDTH, request_of, search
-from trtenv.pipeline.running import Subject
+from trtenv.pipeline.bisect import WIDTH, own_onnx, request_of, search
+from trtenv.pipeline.comparison import VerifySpec
+from trtenv.pipeline.running import Subject, read_subject
+from trtenv.pipeline.tolerances import tolerance_for
 from trtenv.spec.shapes import ShapeRange
 
 sys.path.insert(0, str(Path(trtenv.__file__).parent / "jobs"))
@@ -163,3 +166,22 @@ def test_files_of_the_request_are_looked_for_beside_the_engine(tmp_path: Path) -
     assert request_of(subject).wishes["calibration"] == str(tmp_path / "data.npz")
     with pytest.raises(UsageError, match="no stamp tells"):
         request_of(Subject("e", "engine", path=tmp_path / "e.engine"))
+
+
+def test_an_engine_is_looked_into_by_the_file_it_was_built_from(tmp_path: Path) -> None:
+    """Not by the reference, where that is another one: what is wrong in its own would be gone."""
+    own, other = write_digits(tmp_path / "own.onnx"), tmp_path / "other.onnx"
+    model = onnx.load(own)
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx.save(model, other)
+    source = {"onnx": {"name": "own.onnx", "sha256": file_digest(own)}}
+    engine = Subject("e", "engine", path=tmp_path / "e.engine", stamp={"source": source})
+
+    def found(reference: Path) -> Path | None:
+        subject = read_subject(str(reference))
+        return own_onnx(VerifySpec(engine, subject, tolerance_for(engine, subject, {})))
+
+    assert found(other) == own
+    assert found(own) is None
+    own.unlink()
+    assert found(other) is None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,16 @@ def test_a_users_own_python_is_known_by_the_tensorrt_in_it(
 def test_a_users_own_python_without_tensorrt_is_refused(own_python: Environment) -> None:
     with pytest.raises(EnvironmentFailed, match="has no tensorrt"):
         VenvRunner().prepare(own_python, RunOptions())
+
+
+def test_a_users_own_python_may_hold_more_than_tensorrt(own_python: Environment) -> None:
+    for holds, missing in (({"onnxruntime"}, None), ({"onnxruntime", "yolov5"}, "has no yolov5")):
+        environment = replace(own_python, holds=frozenset(holds))
+        if missing is None:
+            VenvRunner().prepare(environment, RunOptions())
+            continue
+        with pytest.raises(EnvironmentFailed, match=missing):
+            VenvRunner().prepare(environment, RunOptions())
 
 
 def test_a_users_own_python_that_is_gone_is_named() -> None:

@@ -66,7 +66,8 @@ def own_imports(folders):
     ours = {
         name: module
         for name, module in sys.modules.items()
-        if name != "__main__" and (getattr(module, "__file__", None) or "").startswith(JOBS + os.sep)
+        if name != "__main__"
+        and (getattr(module, "__file__", None) or "").startswith(JOBS + os.sep)
     }
     before, path, wrote = set(sys.modules) - set(ours), list(sys.path), sys.dont_write_bytecode
     for name in ours:
