@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 ON_REQUEST = ("docker", "venv", "gpu")
-# Podman tests are Docker tests with another daemon: a machine may promise one without the other.
-TIERS = ("podman", *ON_REQUEST, "process")
+# Podman tests are Docker tests with another daemon, CDI tests those with a newer one than Debian 12 has:
+# a machine may promise one without the other.
+TIERS = ("cdi", "podman", *ON_REQUEST, "process")
 BASE_IMAGE = "trtenv-base:bookworm"
 
 

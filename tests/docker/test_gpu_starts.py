@@ -267,6 +267,7 @@ def docker_with_cdi(
         started.stop()
 
 
+@pytest.mark.cdi
 @pytest.mark.usefixtures("docker_with_cdi")
 def test_docker_with_cdi(environment: Environment, described: Path, tmp_path: Path) -> None:
     runner = DockerRunner()  # reads this machine, with what the daemon says of its CDI folder
@@ -321,6 +322,7 @@ def podman_with_cdi(
             yield Environment(name="test", image=client.images.list()[0].id)
 
 
+@pytest.mark.cdi
 @pytest.mark.podman
 def test_podman_with_cdi(podman_with_cdi: Environment, described: Path, tmp_path: Path) -> None:
     """The description lies where this process does not see it: told by Signs, which read it else."""
