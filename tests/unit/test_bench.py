@@ -587,10 +587,10 @@ def test_a_line_of_the_plot_is_one_model_at_sizes_that_differ_in_the_batch() -> 
     ]
 
 
+@pytest.mark.process  # for its first picture matplotlib asks fc-list for fonts
 @pytest.mark.parametrize(("name", "start"), [("s.png", b"\x89PNG"), ("s.svg", b"<?xml")])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_plots(folder: Path, name: str, start: bytes, rows: int) -> None:
-    pytest.importorskip("matplotlib")
     document = report().to_dict()
     for entry in document["engines"]:
         del entry["rows"][rows:]

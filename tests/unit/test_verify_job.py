@@ -221,7 +221,6 @@ def test_shapes_tell_the_size_that_images_get(tmp_path: Path, io: IO) -> None:
 
 
 def test_outputs_of_another_task_are_refused(sound: Path, io: IO) -> None:
-    pytest.importorskip("sklearn")
     labels = {"kind": "segmentation", "format": "masks", "path": None}
     inputs = {"kind": "images", "files": pictures(), "samples": None}
     card = {**CARD, "kind": "segmentation"}
@@ -403,7 +402,6 @@ def test_lines_of_yolo_that_are_wrong(tmp_path: Path, line: str, message: str) -
 
 def test_top_5_counts_no_class_that_was_not_guessed() -> None:
     """Where scores are NaN there are fewer guesses than five, or none."""
-    pytest.importorskip("sklearn")
     spec = {"kind": "classification", "format": "indices", "path": None}
     metric = metrics.open_metric(spec, [str(n) for n in range(10)])
     guesses = [[9, 1, 2, 3, 4], [3], []]
@@ -416,7 +414,6 @@ def test_top_5_counts_no_class_that_was_not_guessed() -> None:
 def test_masks_hold_classes_of_the_model_at_the_size_of_the_image(tmp_path: Path) -> None:
     from PIL import Image
 
-    pytest.importorskip("sklearn")
     spec = {"kind": "segmentation", "format": "masks", "path": None}
     metric = metrics.open_metric(spec, ["none", "coin"])
     for pixels, size, message in (
