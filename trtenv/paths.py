@@ -1,8 +1,11 @@
-"""Where things lie on disk: the one module that knows a checkout from an installed wheel."""
+"""Where things lie on disk, and how they get there: the one module that knows a checkout from an installed
+wheel."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -11,6 +14,7 @@ __all__ = [
     "config_folder",
     "images_folder",
     "templates_folder",
+    "whole_file",
 ]
 
 
@@ -55,3 +59,19 @@ def catalog_folders() -> list[Path]:
         ours,
         *(folder for folder in others if folder.resolve() != ours and any(folder.glob("*.toml"))),
     ]
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A file to write, beside `target`: it takes its place, and its mode, once the block is done.
+
+    Where the block fails, `target` stays as it was. OSError as the file system gives it.
+    """
+    part = target.with_name(f".trtenv-{os.getpid()}-{os.urandom(4).hex()}.part")
+    try:
+        yield part
+        if target.exists():
+            part.chmod(target.stat().st_mode & 0o7777)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from trtenv.paths import cache_folder
+from trtenv.paths import cache_folder, whole_file
 
 SETTLED_NS: Final = 2_000_000_000
 # Where remembering costs more than reading again.
@@ -54,10 +54,7 @@ def _recall(memory: Path) -> dict[str, list[object]]:
 
 
 def _remember(memory: Path, known: dict[str, list[object]]) -> None:
-    part = memory.with_name(f"{memory.name}.{os.getpid()}.part")
-    try:
+    with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known), encoding="utf-8")
-        part.replace(memory)
-    except OSError:
-        part.unlink(missing_ok=True)
+        with whole_file(memory) as part:
+            part.write_text(json.dumps(known), encoding="utf-8")

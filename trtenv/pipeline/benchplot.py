@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from trtenv.errors import HostError, UsageError
+from trtenv.paths import whole_file
 from trtenv.pipeline.benchreport import shape_text
 
 SUFFIXES: Final = (".png", ".svg")
@@ -105,14 +106,12 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, height), layout="constrained")
     (draw_bars if bars else draw_lines)(left, right, found, measure_of(found))
     figure.suptitle(title(report), fontsize=11)
-    part = path.with_name(f".trtenv-{path.name}.part{path.suffix}")
     try:
-        figure.savefig(part, dpi=150)
-        part.replace(path)
+        with whole_file(path) as part:
+            figure.savefig(part, dpi=150, format=path.suffix[1:])
     except OSError as error:
         raise HostError(f"cannot write `{path}`: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
         plt.close(figure)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 from trtenv import __version__, console
 from trtenv.engine.rebuild import at
 from trtenv.errors import HostError, TrtenvError, UsageError
+from trtenv.paths import whole_file
 from trtenv.pipeline.gpu_watch import Watched, conditions, notes
 from trtenv.pipeline.place import now
 from trtenv.spec.bench import BenchSpec
@@ -149,14 +149,11 @@ def is_ours(path: Path) -> bool:
 
 def write(document: Mapping[str, Any], path: Path) -> None:
     """Whole or not at all."""
-    part = path.with_name(f".trtenv-{os.getpid()}-{path.name}.part")
     try:
-        part.write_text(console.to_json(document) + "\n", encoding="utf-8")
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_text(console.to_json(document) + "\n", encoding="utf-8")
     except OSError as error:
         raise HostError(
             f"the result cannot be written to `{path}`: {error.strerror}",
             hint="name a file in a folder that you may write to",
         ) from error
-    finally:
-        part.unlink(missing_ok=True)

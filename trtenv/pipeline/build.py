@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from trtenv import console
 from trtenv.engine.digests import file_digest
 from trtenv.errors import HostError, JobFailed
+from trtenv.paths import whole_file
 from trtenv.pipeline import calibration, timing_cache
 from trtenv.pipeline.enginestamp import engine_stamp
 from trtenv.pipeline.onnxmodel import OnnxModel, stage
@@ -115,12 +115,10 @@ def layer_info(plan: BuildPlan, result: JobResult) -> dict[str, str] | None:
 
 def put_in_place(made: Path, target: Path) -> None:
     """Whole or not at all. The engine is in place by now: what fails here costs no build."""
-    part = target.with_name(f".trtenv-{os.getpid()}-{target.name}.part")
     try:
-        shutil.copyfile(made, part)
-        part.replace(target)
+        with whole_file(target) as part:
+            shutil.copyfile(made, part)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise HostError(
             f"the layers cannot be written to `{target}`: {error.strerror}",
             hint="name a file in a folder that you may write to: --export-layer-info FILE",

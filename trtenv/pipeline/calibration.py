@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from trtenv.engine.digests import file_digest
 from trtenv.engine.stamp import fingerprint
 from trtenv.errors import UsageError
-from trtenv.paths import cache_folder
+from trtenv.paths import cache_folder, whole_file
 from trtenv.runners.protocol import Mount, RunOptions, Session
 
 ARRAYS: Final = (".npz", ".npy")
@@ -165,9 +165,5 @@ def keep_cache(key: str, out: Path) -> None:
         return
     target = cache_path(key)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with whole_file(target) as part:
         shutil.copyfile(made, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)

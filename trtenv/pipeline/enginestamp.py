@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from trtenv.engine.digests import file_digest
 from trtenv.engine.stamp import read_stamp, render, stamp_path
 from trtenv.engine.taskmeta import card_of_metadata, merged
 from trtenv.errors import ArtifactError, HostError, UsageError
+from trtenv.paths import whole_file
 from trtenv.pipeline.onnxmodel import OnnxModel
 from trtenv.pipeline.place import now
 from trtenv.pipeline.request import BuildPlan, build_key, inside, say
@@ -100,12 +100,10 @@ def restamp(engine: Path, card: Mapping[str, Any]) -> dict[str, Any]:
         if stamp.get("task") == card:
             return stamp
         stamp = {**stamp, "task": dict(card)}
-        part = engine.with_name(f".trtenv-{os.getpid()}-{engine.name}.stamp")
         try:
-            part.write_text(render(stamp), encoding="utf-8")
-            part.replace(stamp_path(engine))
+            with whole_file(stamp_path(engine)) as part:
+                part.write_text(render(stamp), encoding="utf-8")
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise HostError(
                 f"cannot write the stamp of `{engine}`: {error.strerror}",
                 hint="check disk and rights",

@@ -22,7 +22,7 @@ from trtenv import console
 from trtenv.engine.digests import file_digest
 from trtenv.engine.stamp import read_stamp
 from trtenv.errors import ArtifactError, JobFailed, TrtenvError, UsageError
-from trtenv.paths import cache_folder
+from trtenv.paths import cache_folder, whole_file
 from trtenv.pipeline.place import Place
 from trtenv.runners.protocol import Job, Session
 
@@ -208,14 +208,8 @@ def _link(source: Path, target: Path) -> None:
 def _put(made: Path, target: Path) -> None:
     """Whole or not at all, also where the job's folder is on another file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".trtenv-{os.getpid()}-{time.time_ns()}.part")
-    try:
+    with whole_file(target) as part:
         shutil.copyfile(made, part)
-        if target.exists():
-            shutil.copymode(target, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_back(made: Path, cache: TimingCache, place: Place, session: Session) -> None:

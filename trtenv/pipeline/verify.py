@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from trtenv import console
 from trtenv.engine.rebuild import at
 from trtenv.engine.stamp import read_stamp, render, stamp_path
-from trtenv.errors import ArtifactError, UsageError, VerifyFailed
+from trtenv.errors import ArtifactError, OutputBusy, UsageError, VerifyFailed
+from trtenv.paths import whole_file
 from trtenv.pipeline.comparison import Places, VerifySpec, run_both, sessions
 from trtenv.pipeline.place import Place, now
 from trtenv.pipeline.running import Subject, runner_params, story
+from trtenv.pipeline.staging import sole_writer
 
 
 class Report(NamedTuple):
@@ -155,18 +155,16 @@ def write_verdict(report: Report) -> bool:
     if subject.runtime != "engine" or subject.path is None or subject.stamp is None:
         return False
     target = stamp_path(subject.path)
-    part = target.with_name(f".trtenv-{os.getpid()}-{target.name}.part")
     try:
-        stamp = read_stamp(subject.path)
-        if stamp is None or stamp.get("sha256") != at(subject.stamp, "sha256"):
-            console.say(f"note: `{target.name}` changed meanwhile: the verdict is not in it")
-            return False
-        stamp["verified"] = report.for_stamp()
-        part.write_text(render(stamp), encoding="utf-8")
-        shutil.copymode(target, part)
-        part.replace(target)
-    except (OSError, ArtifactError) as error:
-        part.unlink(missing_ok=True)
+        with sole_writer(subject.path):
+            stamp = read_stamp(subject.path)
+            if stamp is None or stamp.get("sha256") != at(subject.stamp, "sha256"):
+                console.say(f"note: `{target.name}` changed meanwhile: the verdict is not in it")
+                return False
+            stamp["verified"] = report.for_stamp()
+            with whole_file(target) as part:
+                part.write_text(render(stamp), encoding="utf-8")
+    except (OSError, ArtifactError, OutputBusy) as error:
         console.say(f"note: the verdict is not in `{target.name}`: {error}")
         return False
     return True
